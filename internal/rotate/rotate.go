@@ -1,0 +1,322 @@
+// Package rotate keeps a session on a living carrier: it notices that one is
+// wanted, dials the routes to the relay in a sensible order, attaches what
+// answers, and dials again the moment a carrier dies.
+//
+// It knows neither frames nor bytes, only which carriers live and how dialling
+// went. A session that wants no carrier (no open stream, nothing queued) is left
+// alone, so that an idle client is silent. A cancelled dial is never counted as
+// a failure of its route.
+package rotate
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"busel/internal/wire"
+	"busel/transport"
+)
+
+// Pace of dialling.
+const (
+	// dialTimeout bounds one dial, from the connect to the relay's reply. A
+	// handshake at 1 s round trip, the slowest link worth waiting for, takes
+	// four; a lossy one needs two retransmissions (1 s, 3 s) on top.
+	dialTimeout = 10 * time.Second
+	// firstPause and maxPause bound the wait after all routes failed in a row.
+	// No two TLS connections to a relay start closer than 400 ms (row R2).
+	firstPause = 400 * time.Millisecond
+	maxPause   = 5 * time.Second
+	// refusedPause is the wait after the relay itself refused the invite.
+	refusedPause = time.Minute
+	// forgive is how long a relay that could not be reached is passed over when
+	// another one is held.
+	forgive = time.Minute
+	// settled is how long a carrier must have lived for its end to be an
+	// ordinary event that is answered by dialling at once.
+	settled = time.Second
+)
+
+// Offer is one hello that waits for a carrier. *session.Offer is one.
+type Offer interface {
+	Hello() *wire.Hello
+	// Attach blocks until the carrier is done and says why.
+	Attach(ctx context.Context, c transport.Carrier, a *wire.Accept) error
+	Withdraw()
+}
+
+// Session is what the keeper serves. An adapter around *session.Client is one.
+type Session interface {
+	// Wanted reports whether the session has use for a carrier.
+	Wanted() bool
+	// Changed is closed when Wanted may have become true since the call.
+	Changed() <-chan struct{}
+	Offer() Offer
+}
+
+// State is the state of a path in `client status -json`.
+type State string
+
+// States of a path.
+const (
+	Active  State = "active"  // a carrier on it is in use
+	Resting State = "resting" // failed lately
+	Known   State = "known"   // worked before, not in use
+	Untried State = "untried"
+)
+
+// Path is what is known of one route.
+type Path struct {
+	Route               transport.Route
+	State               State
+	Failure             transport.Failure // the last, empty after a success
+	Since               time.Time         // of the state
+	Retry               time.Time         // no dial before it, zero if none is due
+	Successes, Failures int
+}
+
+// Config of a [Keeper].
+type Config struct {
+	Routes  []transport.Route           // at least one; all lead to the same relay
+	Dialers map[string]transport.Dialer // by Route.Transport
+	Session Session
+	Logger  *slog.Logger // nil discards
+}
+
+// Keeper keeps one session attached. Create it with [New], then Run it.
+type Keeper struct {
+	cfg Config
+	log *slog.Logger
+
+	mu       sync.Mutex
+	paths    []Path
+	attached int
+	failed   time.Time // when every route had failed in a row; zero after a success
+}
+
+// New returns a keeper that does nothing until Run.
+func New(cfg Config) *Keeper {
+	k := &Keeper{cfg: cfg, log: cfg.Logger}
+	if k.log == nil {
+		k.log = slog.New(slog.DiscardHandler)
+	}
+	for _, r := range cfg.Routes {
+		k.paths = append(k.paths, Path{Route: r, State: Untried})
+	}
+	return k
+}
+
+// Run keeps the session attached until ctx ends, and returns its cause. It has
+// closed every carrier it made by then.
+func (k *Keeper) Run(ctx context.Context) error {
+	pause := time.Duration(0)
+	for {
+		if err := k.awaitDemand(ctx); err != nil {
+			return err
+		}
+		lived, err := k.round(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case lived >= settled:
+			pause = 0
+			continue
+		case isRefusal(err):
+			pause = refusedPause
+		default:
+			pause = min(max(firstPause, pause*2), maxPause)
+		}
+		if err := sleep(ctx, jitter(pause)); err != nil {
+			return err
+		}
+	}
+}
+
+// awaitDemand blocks until the session wants a carrier.
+func (k *Keeper) awaitDemand(ctx context.Context) error {
+	for {
+		changed := k.cfg.Session.Changed()
+		if k.cfg.Session.Wanted() {
+			return ctx.Err()
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// round tries the routes one after another, best first. It returns after the
+// first carrier's end with how long it lived, or with the last error.
+func (k *Keeper) round(ctx context.Context) (lived time.Duration, err error) {
+	for _, r := range k.order() {
+		lived, err = k.travel(ctx, r)
+		if lived > 0 || ctx.Err() != nil {
+			return lived, err
+		}
+	}
+	k.mu.Lock()
+	k.failed = time.Now()
+	k.mu.Unlock()
+	return 0, err
+}
+
+// order returns the routes, those without a recent failure first, then by the
+// age of the failure.
+func (k *Keeper) order() []transport.Route {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	paths := slices.Clone(k.paths)
+	slices.SortStableFunc(paths, func(a, b Path) int {
+		if resting := cmp.Compare(rank(a), rank(b)); resting != 0 {
+			return resting
+		}
+		if a.State == Resting {
+			return a.Since.Compare(b.Since)
+		}
+		return 0
+	})
+	routes := make([]transport.Route, len(paths))
+	for i, p := range paths {
+		routes[i] = p.Route
+	}
+	return routes
+}
+
+func rank(p Path) int {
+	if p.State == Resting {
+		return 1
+	}
+	return 0
+}
+
+// travel dials one route and stays with its carrier until it ends. lived is
+// zero exactly if no carrier came of it.
+func (k *Keeper) travel(ctx context.Context, r transport.Route) (lived time.Duration, err error) {
+	dialer := k.cfg.Dialers[r.Transport]
+	offer := k.cfg.Session.Offer()
+	start := time.Now()
+	dialCtx, cancel := context.WithTimeoutCause(ctx, dialTimeout, errDialTimeout)
+	carrier, accept, err := dialer.Dial(dialCtx, r, offer.Hello())
+	cancel()
+	if err != nil {
+		offer.Withdraw()
+		if ctx.Err() == nil {
+			k.noteFailure(r, err)
+		}
+		return 0, err
+	}
+	k.noteJoin(r, time.Since(start))
+	born := time.Now()
+	err = offer.Attach(ctx, carrier, accept)
+	lived = max(time.Since(born), 1)
+	k.noteEnd(r, lived, err)
+	return lived, err
+}
+
+var errDialTimeout = errors.New("no answer in time")
+
+func (k *Keeper) noteFailure(r transport.Route, err error) {
+	failure := transport.Timeout
+	if de, ok := errors.AsType[*transport.DialError](err); ok && de.Failure != "" {
+		failure = de.Failure
+	}
+	k.update(r, func(p *Path) {
+		p.State, p.Failure, p.Since = Resting, failure, time.Now()
+		p.Failures++
+	})
+	k.log.Warn("could not reach the relay", "relay", r.Relay, "transport", r.Transport, "failure", string(failure), "stage", stage(err))
+}
+
+func stage(err error) string {
+	if de, ok := errors.AsType[*transport.DialError](err); ok {
+		return string(de.Stage)
+	}
+	return "unknown"
+}
+
+func (k *Keeper) noteJoin(r transport.Route, took time.Duration) {
+	k.update(r, func(p *Path) {
+		p.State, p.Failure, p.Since = Active, "", time.Now()
+		p.Successes++
+		k.attached++
+		k.failed = time.Time{}
+	})
+	k.log.Info("connected to the relay", "relay", r.Relay, "transport", r.Transport, "took", took.Round(time.Millisecond))
+}
+
+func (k *Keeper) noteEnd(r transport.Route, lived time.Duration, err error) {
+	var failure transport.Failure
+	if ce, ok := errors.AsType[*transport.CarrierError](err); ok {
+		failure = ce.Failure
+	}
+	k.update(r, func(p *Path) {
+		p.State, p.Failure, p.Since = Known, failure, time.Now()
+		if failure != "" {
+			p.Failures++
+			if lived < settled {
+				p.State = Resting
+			}
+		}
+		k.attached--
+	})
+	k.log.Info("connection to the relay ended", "relay", r.Relay, "transport", r.Transport, "failure", string(failure), "lived", lived.Round(time.Millisecond))
+}
+
+func (k *Keeper) update(r transport.Route, change func(*Path)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if i := slices.IndexFunc(k.paths, func(p Path) bool { return p.Route == r }); i >= 0 {
+		change(&k.paths[i])
+	}
+}
+
+// Paths returns what is known of each route, in the order of the configuration.
+func (k *Keeper) Paths() []Path {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.paths)
+}
+
+// Attached reports whether a carrier is in use now.
+func (k *Keeper) Attached() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.attached > 0
+}
+
+// Failing reports whether every route failed when last tried, less than
+// [forgive] ago.
+func (k *Keeper) Failing() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return !k.failed.IsZero() && time.Since(k.failed) < forgive
+}
+
+func isRefusal(err error) bool {
+	_, ok := errors.AsType[*wire.StatusError](err)
+	return ok
+}
+
+// jitter spreads d over 0.75..1.25 of itself, so that clients that lost the
+// same relay do not come back in step.
+func jitter(d time.Duration) time.Duration {
+	return d*3/4 + rand.N(d/2+1)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
