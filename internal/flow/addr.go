@@ -31,7 +31,7 @@ var (
 // and nowhere else, or an IP address, and a port. It is comparable. Exactly one
 // of Name and IP is set; IP is unmapped and has no zone.
 type Addr struct {
-	Name string // 1..255 bytes without NUL, as the application gave it
+	Name string // 1..255 bytes without blanks and control characters, as the application gave it
 	IP   netip.Addr
 	Port uint16
 }
@@ -103,22 +103,23 @@ func (a Addr) String() string {
 func (a Addr) Network() string { return "busel" }
 
 // Append appends the SOCKS5 form (RFC 1928, section 5): type, address, port.
-// An invalid address appends an empty IPv4 one.
+// An IPv4 address inside an IPv6 one is unwrapped and a zone is dropped. An
+// invalid address appends 0.0.0.0, which no relay dials.
 func (a Addr) Append(b []byte) []byte {
-	switch {
+	switch ip := a.IP.Unmap(); {
+	case !a.IsValid():
+		b = append(b, atypIPv4, 0, 0, 0, 0)
 	case a.Name != "":
 		b = append(b, atypName, byte(len(a.Name)))
 		b = append(b, a.Name...)
-	case a.IP.Is6():
-		ip := a.IP.As16()
+	case ip.Is6():
+		raw := ip.As16()
 		b = append(b, atypIPv6)
-		b = append(b, ip[:]...)
-	case a.IP.Is4():
-		ip := a.IP.As4()
-		b = append(b, atypIPv4)
-		b = append(b, ip[:]...)
+		b = append(b, raw[:]...)
 	default:
-		b = append(b, atypIPv4, 0, 0, 0, 0)
+		raw := ip.As4()
+		b = append(b, atypIPv4)
+		b = append(b, raw[:]...)
 	}
 	return binary.BigEndian.AppendUint16(b, a.Port)
 }

@@ -8,6 +8,7 @@ import (
 )
 
 // Half is what [Join] needs of either side: a *net.TCPConn, or a [Stream].
+// Close unblocks Read, Write and CloseWrite.
 type Half interface {
 	io.ReadWriteCloser
 	CloseWrite() error
@@ -15,8 +16,12 @@ type Half interface {
 
 // Join copies between a and b until both directions have ended, and closes
 // both. The end of one direction is passed on as a half-close; an error or the
-// end of ctx ends both directions at once. It returns the bytes copied from a
+// end of ctx aborts both directions at once. It returns the bytes copied from a
 // to b and back, and the first error that was not an ordinary end.
+//
+// An abort must not look like an end: a side with SetLinger, such as a
+// *net.TCPConn, is closed with RST, so that an application never takes half a
+// download for a whole one. A [Stream] aborts by its own Close.
 //
 // It copies with [io.Copy], so a side that is an [io.ReaderFrom] or
 // [io.WriterTo] moves the bytes without a buffer in between.
@@ -25,8 +30,8 @@ func Join(ctx context.Context, a, b Half) (aToB, bToA int64, err error) {
 	fail := func(cause error) {
 		once.Do(func() {
 			err = cause
-			a.Close()
-			b.Close()
+			abort(a)
+			abort(b)
 		})
 	}
 	stop := context.AfterFunc(ctx, func() { fail(context.Cause(ctx)) })
@@ -52,4 +57,11 @@ func Join(ctx context.Context, a, b Half) (aToB, bToA int64, err error) {
 		fail(context.Cause(ctx)) // waits for the AfterFunc's work
 	}
 	return aToB, bToA, err
+}
+
+func abort(h Half) {
+	if l, ok := h.(interface{ SetLinger(sec int) error }); ok {
+		l.SetLinger(0) // an error means that it is closed already
+	}
+	h.Close()
 }

@@ -10,7 +10,7 @@ type ControlType uint64
 
 // Types of control messages.
 const (
-	ControlSettings      ControlType = 0 // pairs of varints: [Setting], value
+	ControlSettings      ControlType = 0 // pairs of varints: [Setting], value; ids ascend
 	ControlResumptionKey ControlType = 1 // number u32, key(32); relay to client, after each attach
 	ControlBundle        ControlType = 2 // an invite update; relay to client
 	ControlNotice        ControlType = 3 // code varint, UTF-8 text for the user; relay to client
@@ -51,28 +51,23 @@ func (c *Control) Append(b []byte) []byte {
 }
 
 // ParseControl reads one message from the start of b and returns its length.
-// The error is [ErrTruncated] if more bytes are needed.
+// The error wraps [ErrTruncated] if more bytes are needed. The body aliases b.
 func ParseControl(b []byte) (c Control, n int, err error) {
 	r := reader{b: b}
 	c.Type = ControlType(r.varint())
-	size, m, err := Varint(r.b)
-	switch {
-	case r.err != nil:
-	case err != nil:
-		r.err = err
-	case size > MaxControl:
+	size := r.varint()
+	if r.err == nil && size > MaxControl {
 		r.fail("longer than 16384 bytes")
-	default:
-		r.b = r.b[m:]
-		c.Body = r.bytes(int(size))
 	}
+	c.Body = r.bytes(int(size))
 	if r.err != nil {
 		return Control{}, 0, fmt.Errorf("control message: %w", r.err)
 	}
 	return c, len(b) - len(r.b), nil
 }
 
-// Settings is the body of a SETTINGS message. Zero fields are not sent.
+// Settings is the body of a SETTINGS message. A field of 0 is not sent, and
+// leaves what holds already.
 type Settings struct {
 	StreamWindow, SessionWindow, MaxStreams uint64
 }
@@ -91,13 +86,18 @@ func (s *Settings) Append(b []byte) []byte {
 	return b
 }
 
-// ParseSettings parses the body of a SETTINGS message.
+// ParseSettings parses the body of a SETTINGS message. The ids ascend: a
+// setting that is said twice is an error, not a choice between two values.
 func ParseSettings(b []byte) (Settings, error) {
 	var s Settings
 	r := reader{b: b}
-	for len(r.b) > 0 && r.err == nil {
-		id, v := Setting(r.varint()), r.varint()
-		switch id {
+	for least := Setting(0); len(r.b) > 0 && r.err == nil; {
+		id := Setting(r.varint())
+		if r.err == nil && id < least {
+			r.fail("settings are not in ascending order")
+		}
+		least = id + 1
+		switch v := r.varint(); id {
 		case SettingStreamWindow:
 			s.StreamWindow = v
 		case SettingSessionWindow:

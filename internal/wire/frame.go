@@ -12,12 +12,13 @@ import (
 const MaxFrame = 16377
 
 // MaxStreamHeader is the longest encoding of a STREAM frame in front of its
-// data: type, id, offset, fin and length.
-const MaxStreamHeader = 1 + 8 + 8 + 1 + 4
+// data: type, id, offset, fin and length. Data within [MaxFrame] has a length
+// of at most two bytes.
+const MaxStreamHeader = 1 + 8 + 8 + 1 + 2
 
 // Errors of the parsers in this package.
 var (
-	ErrTruncated  = errors.New("frame is cut short")
+	ErrTruncated  = errors.New("cut short")
 	ErrNotMinimal = errors.New("integer is not in its shortest form")
 	ErrMalformed  = errors.New("malformed")
 )

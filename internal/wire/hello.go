@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"time"
 )
 
@@ -49,6 +50,9 @@ func (t Token) Expiry() uint16 { return binary.BigEndian.Uint16(t[8:10]) }
 // String redacts: a token is a secret.
 func (t Token) String() string { return "token(redacted)" }
 
+// LogValue redacts, where a handler would not ask for String.
+func (t Token) LogValue() slog.Value { return slog.StringValue(t.String()) }
+
 // Hello is what a client says first on every carrier, inside the transport's
 // encryption:
 //
@@ -70,6 +74,14 @@ type Hello struct {
 	// the hello before the rest. The session seals and opens it.
 	SealedFrames []byte
 }
+
+// String redacts: token and session secret are secrets.
+func (h Hello) String() string {
+	return fmt.Sprintf("hello(mode %d, carrier %d, %d dropped)", h.Mode, h.Carrier, len(h.Dropped))
+}
+
+// LogValue redacts, where a handler would not ask for String.
+func (h Hello) LogValue() slog.Value { return slog.StringValue(h.String()) }
 
 // AppendHeader appends the hello before its rest, which is the AAD of the
 // sealed frames.
