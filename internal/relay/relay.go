@@ -1,0 +1,360 @@
+// Package relay is what a relay does between its listeners and its exit: it
+// judges a client's hello, finds or makes the session, attaches the carrier to
+// it, and answers each stream and flow through the exit.
+//
+// A session belongs to an invite and a secret that its client drew. Knowing
+// another invite, or everything that was on the wire, gives no access to it:
+// sessions are looked up by (invite id, SHA-256(secret)) and by nothing else
+// (docs/PROTOCOL.md, "Attach").
+//
+// The relay keeps no record of who asked for what: a destination lives in
+// memory as long as its stream.
+package relay
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"busel/internal/flow"
+	"busel/internal/session"
+	"busel/internal/wire"
+	"busel/transport"
+)
+
+// Defaults of [Config].
+const (
+	// DefaultSessionLife is how long a session waits for a carrier: longer than
+	// a train ride through tunnels, shorter than a night (DESIGN "Limits").
+	DefaultSessionLife = time.Hour
+	// DefaultMaxSessions bounds memory: a session without a carrier keeps at
+	// most 1 MiB unread data.
+	DefaultMaxSessions = 1024
+	// DefaultMaxPerInvite is enough for one person's devices and their restarts.
+	DefaultMaxPerInvite = 16
+)
+
+// Gate judges the token of a hello. It is called for every hello of everyone
+// who holds the relay's public key, and must be quick and constant-time.
+type Gate interface {
+	// Judge reports whether this relay issued the token, and if so whether it
+	// may be used: [wire.StatusOK], [wire.StatusRevoked], [wire.StatusExpired]
+	// or [wire.StatusQuota].
+	Judge(t wire.Token) (genuine bool, status wire.Status)
+}
+
+// Config of a [Relay].
+type Config struct {
+	Listeners    []transport.Listener // at least one; the relay does not close them
+	Gate         Gate
+	Exit         flow.Opener
+	SessionLife  time.Duration // 0 is [DefaultSessionLife]
+	MaxSessions  int           // 0 is [DefaultMaxSessions]
+	MaxPerInvite int           // 0 is [DefaultMaxPerInvite]
+	Logger       *slog.Logger  // nil discards
+}
+
+// Stats are counts since the start, and how many there are now. No address and
+// no name is among them.
+type Stats struct {
+	Sessions int   `json:"sessions"` // now
+	Carriers int64 `json:"carriers"` // now
+	Streams  int64 `json:"streams"`  // now
+	Flows    int64 `json:"flows"`    // now
+
+	Hellos        int64 `json:"hellos_total"`
+	Refused       int64 `json:"refused_total"` // hellos answered with a refusal, or not at all
+	CarriersTotal int64 `json:"carriers_total"`
+	StreamsTotal  int64 `json:"streams_total"`
+	StreamsFailed int64 `json:"streams_failed_total"` // the destination was not reached
+	FlowsTotal    int64 `json:"flows_total"`
+	BytesUp       int64 `json:"bytes_up_total"`   // client to internet, in streams that ended
+	BytesDown     int64 `json:"bytes_down_total"` // internet to client, in streams that ended
+}
+
+// Relay serves clients. Create it with [New], then Run it.
+type Relay struct {
+	cfg Config
+	log *slog.Logger
+	wg  sync.WaitGroup
+
+	mu       sync.Mutex
+	sessions map[key]*entry
+
+	carriers, streams, flows                             atomic.Int64
+	hellos, refused, carriersTotal, streamsTotal, failed atomic.Int64
+	flowsTotal, up, down                                 atomic.Int64
+}
+
+// key names a session: nobody learns a client's secret from the relay's memory
+// layout of keys, and no secret is compared byte by byte.
+type key struct {
+	invite [8]byte
+	secret [sha256.Size]byte
+}
+
+type entry struct {
+	*session.Server
+	stop     context.CancelFunc
+	attached int       // carriers now, answers that are under way included
+	left     time.Time // when attached became 0
+}
+
+// New returns a relay that does nothing until Run.
+func New(cfg Config) *Relay {
+	if cfg.SessionLife == 0 {
+		cfg.SessionLife = DefaultSessionLife
+	}
+	if cfg.MaxSessions == 0 {
+		cfg.MaxSessions = DefaultMaxSessions
+	}
+	if cfg.MaxPerInvite == 0 {
+		cfg.MaxPerInvite = DefaultMaxPerInvite
+	}
+	r := &Relay{cfg: cfg, log: cfg.Logger, sessions: make(map[key]*entry)}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	return r
+}
+
+// Run accepts clients on every listener until ctx ends, then ends all sessions,
+// and returns the cause. A listener that fails for good ends it too.
+func (r *Relay) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer r.wg.Wait()
+	defer cancel(nil)
+	for _, l := range r.cfg.Listeners {
+		r.wg.Go(func() { cancel(r.accept(ctx, l)) })
+	}
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+func (r *Relay) accept(ctx context.Context, l transport.Listener) error {
+	for {
+		p, err := l.Accept(ctx)
+		if err != nil {
+			return err
+		}
+		r.wg.Go(func() {
+			if err := r.serve(ctx, p); err != nil {
+				r.log.Debug("carrier ended", "err", err)
+			}
+		})
+	}
+}
+
+var (
+	errNotOurs = errors.New("hello carries a token that this relay did not issue")
+	errBusy    = errors.New("too many sessions")
+)
+
+// serve answers one hello and stays with its carrier until it ends.
+func (r *Relay) serve(ctx context.Context, p transport.Pending) error {
+	r.hellos.Add(1)
+	h := p.Hello()
+	genuine, status := r.cfg.Gate.Judge(h.Token)
+	if !genuine {
+		// Nothing is answered: only a thief of the relay's key comes here, and
+		// he sees the cover's site.
+		r.refused.Add(1)
+		return errors.Join(errNotOurs, p.Close())
+	}
+	if status.Refused() {
+		return r.refuse(p, status)
+	}
+	e, known, err := r.join(ctx, h)
+	if err != nil {
+		return errors.Join(err, r.refuse(p, wire.StatusBusy))
+	}
+	defer r.leave(e)
+	accept, admission := e.Admit(h, known)
+	c, err := p.Answer(accept)
+	if err != nil {
+		admission.Withdraw()
+		return err
+	}
+	r.carriers.Add(1)
+	r.carriersTotal.Add(1)
+	defer r.carriers.Add(-1)
+	return admission.Attach(ctx, c)
+}
+
+func (r *Relay) refuse(p transport.Pending, s wire.Status) error {
+	r.refused.Add(1)
+	_, err := p.Answer(&wire.Accept{Status: s})
+	return errors.Join(&wire.StatusError{Status: s}, err)
+}
+
+// join finds or makes the session of a hello and counts the hello as attached.
+func (r *Relay) join(ctx context.Context, h *wire.Hello) (e *entry, known bool, err error) {
+	k := key{h.Token.InviteID(), sha256.Sum256(h.Secret[:])}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, known = r.sessions[k]
+	if !known {
+		if err := r.makeRoom(k.invite); err != nil {
+			return nil, false, err
+		}
+		e = r.start(ctx, k)
+	}
+	e.attached++
+	return e, known, nil
+}
+
+func (r *Relay) leave(e *entry) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e.attached--
+	e.left = time.Now()
+}
+
+// makeRoom ends the session that has been without a carrier for the longest,
+// of the same invite if that has too many, else of all.
+func (r *Relay) makeRoom(invite [8]byte) error {
+	var mine, all int
+	var myOldest, oldest *entry
+	older := func(a, b *entry) *entry {
+		if b.attached > 0 || a != nil && a.left.Before(b.left) {
+			return a
+		}
+		return b
+	}
+	for k, e := range r.sessions {
+		all++
+		oldest = older(oldest, e)
+		if k.invite == invite {
+			mine++
+			myOldest = older(myOldest, e)
+		}
+	}
+	var victim *entry
+	switch {
+	case mine >= r.cfg.MaxPerInvite:
+		victim = myOldest
+	case all >= r.cfg.MaxSessions:
+		victim = oldest
+	default:
+		return nil
+	}
+	if victim == nil {
+		return errBusy
+	}
+	victim.stop()
+	for k, e := range r.sessions {
+		if e == victim {
+			delete(r.sessions, k)
+		}
+	}
+	return nil
+}
+
+// start makes a session and runs it until it ends. r.mu is held.
+func (r *Relay) start(ctx context.Context, k key) *entry {
+	ctx, stop := context.WithCancel(ctx)
+	e := &entry{
+		Server: session.NewServer(session.ServerConfig{
+			OnStream: r.stream, OnPackets: r.packets,
+			SessionLife: r.cfg.SessionLife, Logger: r.log,
+		}),
+		stop: stop,
+		left: time.Now(),
+	}
+	r.sessions[k] = e
+	r.wg.Go(func() {
+		defer stop()
+		err := e.Run(ctx)
+		r.log.Debug("session ended", "err", err)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.sessions[k] == e {
+			delete(r.sessions, k)
+		}
+	})
+	return e
+}
+
+// stream answers one stream: it opens the destination, says how that went, and
+// copies until both directions have ended.
+func (r *Relay) stream(ctx context.Context, s *session.Stream, dst flow.Addr) {
+	r.streams.Add(1)
+	r.streamsTotal.Add(1)
+	defer r.streams.Add(-1)
+	out, err := r.cfg.Exit.OpenStream(ctx, dst)
+	if err != nil {
+		r.failed.Add(1)
+		code, detail := flow.GeneralFailure, flow.DetailNone
+		if oe, ok := errors.AsType[*flow.OpenError](err); ok {
+			code, detail = oe.Code, oe.Detail
+		}
+		if err := s.Reply(code, detail); err == nil {
+			err = s.CloseWrite()
+		}
+		s.Close()
+		return
+	}
+	if err := s.Reply(flow.Succeeded, flow.DetailNone); err != nil {
+		out.Close()
+		s.Close()
+		return
+	}
+	up, down, err := flow.Join(ctx, s, out)
+	r.up.Add(up)
+	r.down.Add(down)
+	r.log.Debug("stream ended", "err", err)
+}
+
+// packets answers one flow.
+func (r *Relay) packets(ctx context.Context, in flow.Packets) {
+	r.flows.Add(1)
+	r.flowsTotal.Add(1)
+	defer r.flows.Add(-1)
+	defer in.Close()
+	out, err := r.cfg.Exit.OpenPackets(ctx)
+	if err != nil {
+		r.log.Debug("no UDP association", "err", err)
+		return
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer in.Close()
+		relayPackets(in, out)
+	})
+	relayPackets(out, in)
+	out.Close()
+	wg.Wait()
+}
+
+// relayPackets passes datagrams on until src ends or dst is closed. What dst
+// refuses, such as a denied address, is dropped, as a firewall would.
+func relayPackets(dst, src flow.Packets) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, addr, err := src.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		if err := dst.WriteTo(buf[:n], addr); errors.Is(err, net.ErrClosed) {
+			return
+		}
+	}
+}
+
+// Stats returns the counts.
+func (r *Relay) Stats() Stats {
+	r.mu.Lock()
+	n := len(r.sessions)
+	r.mu.Unlock()
+	return Stats{
+		Sessions: n, Carriers: r.carriers.Load(), Streams: r.streams.Load(), Flows: r.flows.Load(),
+		Hellos: r.hellos.Load(), Refused: r.refused.Load(), CarriersTotal: r.carriersTotal.Load(),
+		StreamsTotal: r.streamsTotal.Load(), StreamsFailed: r.failed.Load(), FlowsTotal: r.flowsTotal.Load(),
+		BytesUp: r.up.Load(), BytesDown: r.down.Load(),
+	}
+}
