@@ -1,0 +1,138 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+)
+
+// Client is what the client takes from client.toml.
+type Client struct {
+	// Listen is where the local proxy and dashboard listen, a loopback address;
+	// port 0 takes a free one.
+	Listen   netip.AddrPort
+	Policy   Policy
+	LogLevel slog.Level
+}
+
+// Policy is how the session uses its carriers (docs/ARCHITECTURE.md, "Session").
+type Policy string
+
+// Policies. Bond and budget come with rotation.
+const (
+	PolicyAuto   Policy = "auto"   // whatever this network does best with
+	PolicySingle Policy = "single" // one carrier at a time
+)
+
+// clientFile is client.toml as the user writes it.
+type clientFile struct {
+	Local struct {
+		Listen     string `toml:"listen"`
+		User       later  `toml:"user"`
+		Password   later  `toml:"password"`
+		RandomPort later  `toml:"random-port"`
+		Programs   later  `toml:"programs"` // who may connect
+	} `toml:"local"`
+	Rotation struct {
+		Policy string `toml:"policy"`
+		Budget later  `toml:"budget"`
+	} `toml:"rotation"`
+	Log struct {
+		Level string `toml:"level"`
+	} `toml:"log"`
+	Look     later `toml:"look"`     // learning the browser's look
+	Language later `toml:"language"` // of the dashboard
+}
+
+// defaultClientFile holds the defaults of client.toml (DESIGN.md section 11).
+func defaultClientFile() *clientFile {
+	f := new(clientFile)
+	f.Local.Listen = "127.0.0.1:1080"
+	f.Rotation.Policy = string(PolicyAuto)
+	f.Log.Level = "info"
+	return f
+}
+
+// DefaultClient is what holds without a client.toml.
+func DefaultClient() Client {
+	c, err := ParseClient("", nil)
+	if err != nil {
+		panic("config: the defaults are wrong: " + err.Error())
+	}
+	return c
+}
+
+// ParseClient reads client.toml; file names it in errors, which are [Errors].
+// No data at all gives the defaults.
+func ParseClient(file string, data []byte) (Client, error) {
+	f := defaultClientFile()
+	d := decode(file, data, f)
+	if d.broken() {
+		return Client{}, d.err()
+	}
+	var c Client
+	var err error
+	if c.Listen, err = ParseListen(f.Local.Listen); err != nil {
+		d.fault("local.listen", err.Error(), `write listen = "127.0.0.1:1080", or "auto" for a free port`)
+	}
+	switch p := Policy(f.Rotation.Policy); p {
+	case PolicyAuto, PolicySingle:
+		c.Policy = p
+	case "bond", "budget":
+		d.fault("rotation.policy", fmt.Sprintf("%q is %s", p, notYet), `write policy = "auto"`)
+	default:
+		d.fault("rotation.policy", fmt.Sprintf("%q is no policy", p), `write policy = "auto" or "single"`)
+	}
+	c.LogLevel = d.level(f.Log.Level)
+	if err := d.err(); err != nil {
+		return Client{}, err
+	}
+	return c, nil
+}
+
+func (d *decoder) level(text string) slog.Level {
+	switch text {
+	case "debug":
+		return slog.LevelDebug
+	case "info":
+		return slog.LevelInfo
+	case "warn":
+		return slog.LevelWarn
+	case "error":
+		return slog.LevelError
+	}
+	d.fault("log.level", fmt.Sprintf("%q is no level", text), `write level = "debug", "info", "warn" or "error"`)
+	return 0
+}
+
+// ParseListen reads where the local proxy listens: "auto" for a free port on
+// 127.0.0.1, or a loopback address and port, where "localhost" is 127.0.0.1 and
+// port 0 is a free one. Any other address is refused: whoever reaches the proxy
+// could use it, and learn the relay's address from it (docs/THREATS.md, row X5).
+func ParseListen(text string) (netip.AddrPort, error) {
+	localhost := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	if text == "auto" {
+		return netip.AddrPortFrom(localhost, 0), nil
+	}
+	host, portText, err := net.SplitHostPort(text)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%q is no address and port", text)
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("port %q is not in 0..65535", portText)
+	}
+	ip := localhost
+	if host != "localhost" {
+		if ip, err = netip.ParseAddr(host); err != nil {
+			return netip.AddrPort{}, fmt.Errorf("%q is no IP address", host)
+		}
+	}
+	if !ip.IsLoopback() {
+		return netip.AddrPort{}, errors.New("other computers could use the proxy; it listens on this computer only")
+	}
+	return netip.AddrPortFrom(ip.Unmap(), uint16(port)), nil
+}

@@ -1,0 +1,331 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"busel/internal/flow"
+)
+
+// CoverBuiltin is the cover that relayd serves itself.
+const CoverBuiltin = "builtin"
+
+// Relay is what the relay takes from relayd.toml.
+type Relay struct {
+	Address    flow.Addr // what invites say
+	Listen     []string  // host:port for net.Listen; the host is empty or an IP address
+	Cover      string    // host:port to dial, or [CoverBuiltin]
+	CoverName  string    // the name, or IP address, that clients ask the cover for
+	Transports []string  // in order of preference
+	Exit       Exit
+	LogLevel   slog.Level
+}
+
+// Exit says where the relay connects to beyond its built-in denials. Deny goes
+// before Allow, and Allow before the built-in denials.
+type Exit struct {
+	Allow, Deny []netip.Prefix
+}
+
+// Borrowed reports whether the cover is somebody else's host. A client then
+// waits for the relay's proof before its first covert byte (docs/PROTOCOL.md).
+// Own is the built-in cover, one on this machine or its private network, and
+// one on the relay's own address.
+func (r *Relay) Borrowed() bool {
+	if r.Cover == CoverBuiltin {
+		return false
+	}
+	a, err := flow.SplitHostPort(r.Cover)
+	if err != nil {
+		return true
+	}
+	own := a.Name == "localhost" || a.IP.IsLoopback() || a.IP.IsPrivate() || a.Host() == r.Address.Host()
+	return !own
+}
+
+// relayFile is relayd.toml as the volunteer writes it.
+type relayFile struct {
+	Relay struct {
+		Address    string   `toml:"address"`
+		Listen     []string `toml:"listen"`
+		Cover      string   `toml:"cover"`
+		CoverName  string   `toml:"cover-name"`
+		Transports []string `toml:"transports"`
+		Site       later    `toml:"site"` // folder of the built-in cover
+		QUICPorts  later    `toml:"quic-ports"`
+	} `toml:"relay"`
+	Exit struct {
+		Allow  []string `toml:"allow"`
+		Deny   []string `toml:"deny"`
+		Only   later    `toml:"only"`   // presets: web, a list of names
+		Names  later    `toml:"names"`  // likewise
+		Source later    `toml:"source"` // address to exit from
+		Relay  later    `toml:"relay"`  // exit through another relay
+	} `toml:"exit"`
+	Limits struct {
+		Monthly later `toml:"monthly"`
+		Rate    later `toml:"rate"`
+	} `toml:"limits"`
+	Log struct {
+		Level string `toml:"level"`
+	} `toml:"log"`
+	ACME    later `toml:"acme"`
+	Metrics later `toml:"metrics"`
+}
+
+// defaultRelayFile holds the defaults of relayd.toml (DESIGN.md section 11).
+// An empty listen is the port of the address, and an empty cover-name the
+// cover's host name.
+func defaultRelayFile() *relayFile {
+	f := new(relayFile)
+	f.Relay.Transports = []string{"mirror"}
+	f.Log.Level = "info"
+	return f
+}
+
+// ParseRelay reads relayd.toml; file names it in errors, which are [Errors].
+func ParseRelay(file string, data []byte) (Relay, error) {
+	f := defaultRelayFile()
+	d := decode(file, data, f)
+	if d.broken() {
+		return Relay{}, d.err()
+	}
+	r := d.relay(f)
+	if err := d.err(); err != nil {
+		return Relay{}, err
+	}
+	return r, nil
+}
+
+// NewRelay makes the settings that `relayd init` writes from its flags of the
+// same names. coverName may be empty if the cover is a host name. Errors are
+// [Errors] that name the flags.
+func NewRelay(address, cover, coverName string) (Relay, error) {
+	f := defaultRelayFile()
+	f.Relay.Address, f.Relay.Cover, f.Relay.CoverName = address, cover, coverName
+	d := new(decoder)
+	r := d.relay(f)
+	if err := d.err(); err != nil {
+		for _, e := range d.errors {
+			e.Key = strings.Replace(e.Key, "relay.", "-", 1)
+			e.Hint = strings.Replace(e.Hint, " = ", " ", 1)
+		}
+		return Relay{}, err
+	}
+	return r, nil
+}
+
+func (d *decoder) relay(f *relayFile) Relay {
+	var r Relay
+	var err error
+	const addressHint = `write address = "198.51.100.7:443", where clients reach the relay`
+	if f.Relay.Address == "" {
+		d.fault("relay.address", "missing", addressHint)
+	} else if r.Address, err = parseAddress(f.Relay.Address); err != nil {
+		d.fault("relay.address", err.Error(), addressHint)
+	}
+
+	if len(f.Relay.Listen) == 0 && r.Address.IsValid() {
+		r.Listen = []string{":" + strconv.Itoa(int(r.Address.Port))}
+	}
+	for _, text := range f.Relay.Listen {
+		if err := checkListen(text); err != nil {
+			d.fault("relay.listen", err.Error(), `write listen = [":443"] for all addresses, or ["198.51.100.7:443"]`)
+			continue
+		}
+		r.Listen = append(r.Listen, text)
+	}
+
+	const coverHint = `write cover = "127.0.0.1:8443", where your web server listens, or "builtin"`
+	var cover flow.Addr
+	switch {
+	case f.Relay.Cover == "":
+		d.fault("relay.cover", "missing", coverHint)
+	case f.Relay.Cover != CoverBuiltin:
+		if cover, err = parseAddress(f.Relay.Cover); err != nil {
+			d.fault("relay.cover", err.Error(), coverHint)
+			break
+		}
+		r.Cover = cover.String()
+	default:
+		r.Cover = CoverBuiltin
+	}
+
+	r.CoverName = f.Relay.CoverName
+	switch {
+	case r.CoverName == "" && cover.Name != "" && cover.Name != "localhost":
+		r.CoverName = cover.Name
+	case r.CoverName == "":
+		d.fault("relay.cover-name", "missing", `write cover-name = "news.example.org", the name in the cover's certificate`)
+	case !validHost(r.CoverName):
+		d.fault("relay.cover-name", fmt.Sprintf("%q is no host name", r.CoverName), `write cover-name = "news.example.org" in lower case, without port`)
+	}
+
+	if len(f.Relay.Transports) == 0 {
+		d.fault("relay.transports", "empty", `write transports = ["mirror"]`)
+	}
+	for _, name := range f.Relay.Transports {
+		switch {
+		case slices.Contains(r.Transports, name):
+			d.fault("relay.transports", fmt.Sprintf("%q is there twice", name), "write each transport once")
+		case name == "mirror":
+			r.Transports = append(r.Transports, name)
+		case name == "quic" || name == "websocket" || name == "dns":
+			d.fault("relay.transports", fmt.Sprintf("%q is %s", name, notYet), `write transports = ["mirror"]`)
+		default:
+			d.fault("relay.transports", fmt.Sprintf("%q is no transport", name), `write transports = ["mirror"]`)
+		}
+	}
+
+	r.Exit.Allow = d.prefixes("exit.allow", f.Exit.Allow)
+	r.Exit.Deny = d.prefixes("exit.deny", f.Exit.Deny)
+	r.LogLevel = d.level(f.Log.Level)
+	return r
+}
+
+func (d *decoder) prefixes(key string, texts []string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, text := range texts {
+		p, err := parsePrefix(text)
+		if err != nil {
+			d.fault(key, err.Error(), `write prefixes or addresses, such as ["10.1.0.0/16", "2001:db8::7"]`)
+			continue
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+func parsePrefix(text string) (netip.Prefix, error) {
+	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
+		ip = ip.Unmap()
+		return netip.PrefixFrom(ip, ip.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(text)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("%q is no prefix", text)
+	}
+	if p.Addr().Is4In6() {
+		return netip.Prefix{}, fmt.Errorf("%q hides IPv4 in IPv6; write the IPv4 prefix", text)
+	}
+	if p != p.Masked() {
+		return netip.Prefix{}, fmt.Errorf("%q has bits beyond its length; did you mean %s", text, p.Masked())
+	}
+	return p, nil
+}
+
+// parseAddress reads host:port with a port that can be dialled.
+func parseAddress(text string) (flow.Addr, error) {
+	a, err := flow.SplitHostPort(text)
+	switch {
+	case err != nil:
+		return flow.Addr{}, fmt.Errorf("%q is no host:port", text)
+	case a.Port == 0:
+		return flow.Addr{}, fmt.Errorf("%q has port 0", text)
+	case a.Name != "" && !validHost(a.Name):
+		return flow.Addr{}, fmt.Errorf("%q is no host name", a.Name)
+	case a.IP.IsValid() && (a.IP.IsUnspecified() || a.IP.IsMulticast()):
+		return flow.Addr{}, fmt.Errorf("nobody can connect to %q", a.Host())
+	}
+	return a, nil
+}
+
+func checkListen(text string) error {
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		return fmt.Errorf("%q is no address and port", text)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("port %q is not in 1..65535", port)
+	}
+	if host != "" {
+		if ip, err := netip.ParseAddr(host); err != nil || ip.Zone() != "" && !validHost(ip.Zone()) {
+			return fmt.Errorf("%q is no IP address", host)
+		}
+	}
+	return nil
+}
+
+// validHost reports whether s is an IP address in its usual form or a host name
+// in lower case, as it travels in SNI: at most 253 bytes in labels of 1..63
+// letters, digits, hyphens and underscores (RFC 1123, section 2.1).
+func validHost(s string) bool {
+	if ip, err := netip.ParseAddr(s); err == nil {
+		return ip.Zone() == "" && !ip.Is4In6() && ip.String() == s
+	}
+	if len(s) > maxHost {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if len(label) == 0 || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for i := range len(label) {
+			c := label[i]
+			if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// TOML renders the settings as a commented relayd.toml, which parses to the
+// same settings.
+func (r *Relay) TOML() []byte {
+	var b strings.Builder
+	list := func(texts []string) string {
+		quoted := make([]string, len(texts))
+		for i, text := range texts {
+			quoted[i] = strconv.Quote(text)
+		}
+		return "[" + strings.Join(quoted, ", ") + "]"
+	}
+	prefixes := func(all []netip.Prefix) string {
+		texts := make([]string, len(all))
+		for i, p := range all {
+			texts[i] = p.String()
+		}
+		return list(texts)
+	}
+	fmt.Fprintf(&b, `# Settings of a Busel relay. Restart relayd after a change.
+# Keys and invites are files beside this one, never in it.
+
+[relay]
+# Where clients reach this relay; invites say it, so fresh invites are needed
+# when it changes.
+address = %q
+
+# Where relayd listens: ":443" is port 443 on every address of this machine.
+listen = %s
+
+# The web site that strangers see: host:port of your own web server, best on
+# this machine, or "builtin" for a small site that relayd serves itself.
+cover = %q
+
+# The name that clients ask that site for; it stands in its certificate.
+cover-name = %q
+
+# Ways to travel, the preferred one first.
+transports = %s
+
+[exit]
+# Addresses that clients may reach through this relay although they are denied
+# by default (private networks, this machine, port 25 stays closed), and
+# addresses that they may not: prefixes such as "192.0.2.0/24", or single
+# addresses. deny wins over allow.
+allow = %s
+deny = %s
+
+[log]
+# debug, info, warn or error. No level but debug names an address.
+level = %q
+`, r.Address.String(), list(r.Listen), r.Cover, r.CoverName, list(r.Transports),
+		prefixes(r.Exit.Allow), prefixes(r.Exit.Deny), strings.ToLower(r.LogLevel.String()))
+	return []byte(b.String())
+}
