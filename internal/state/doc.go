@@ -1,0 +1,32 @@
+// Package state is the one directory in which a program keeps everything: its
+// keys, invites and ledger, and the TOML file beside them.
+//
+// It guarantees that:
+//   - a file is replaced whole or not at all (temporary file, fsync, rename), so
+//     that a crash or a bad invite leaves the directory as it was;
+//   - secrets have mode 0600 in a directory of mode 0700, and a secret that
+//     others can read is refused with the command that mends it. On Windows the
+//     user's profile guards them, and modes are not looked at;
+//   - one program at a time runs in a directory ([Dir.Lock]), while others may
+//     add to it: every change is made under a lock of its own;
+//   - no path leads out of the directory ([os.Root]).
+//
+// The client's directory:
+//
+//	client.toml     settings, optional
+//	invites/r1      one invite in text form; the file's name is its label
+//
+// The relay's directory:
+//
+//	relayd.toml     settings
+//	relay.key       X25519 private key, PKCS #8 in PEM
+//	token.key       the key of tokens, in PEM
+//	issuer.key      Ed25519 private key that signs invites, PKCS #8 in PEM; best
+//	                kept off the relay, which runs without it
+//	invites.json    the ledger of invites: names and expiry, no tokens
+//	cover.pem       certificate of the built-in cover and, in
+//	cover.key       its private key
+//
+// In both, "lock" and "change.lock" are empty files that hold locks, and
+// control.sock is the socket of internal/control.
+package state
