@@ -40,10 +40,12 @@ var layers = []layer{
 	{"internal/relay", []string{"internal/flow", "internal/wire", "internal/session", "transport"}, "joins any listener to any opener, the exit among them"},
 	{"internal/cli", []string{"config"}, "the frame of a command: flags, help, exit statuses"},
 	{"internal/state", []string{"config", "internal/wire"}, "the directory of a program: the files that config describes"},
+	{"internal/control", nil, "how the commands of one directory talk; carries JSON that it does not know"},
 	{"internal/arch", nil, "reads source files"},
 	{"internal/nginxtest", nil, "runs a program; belongs to tests"},
 	{"config", []string{"internal/flow", "internal/wire"}, "parses bytes, and opens nothing"},
 	{"cmd/...", []string{"config", "internal/...", "obfs/...", "transport/..."}, "a command wires everything; nothing is below it but all"},
+	{"docs/vectors", nil, "test vectors and what checks them"},
 	{"scripts/origin", nil, "a site to fetch from; knows nothing of Busel"},
 }
 
@@ -86,12 +88,12 @@ var bans = []ban{
 	{"...", nil, []string{"C", "plugin", "io/ioutil"}, true, "everything cross-compiles without cgo"},
 	{"...", []string{"internal/nginxtest", "internal/arch"}, []string{module + "/internal/nginxtest", module + "/transport/transporttest", "testing", "testing/..."}, false, "test code is not shipped"},
 	{"config", nil, []string{"os", "os/...", "net/http", "net/http/...", "syscall", "crypto/tls", "golang.org/x/sys/...", "golang.org/x/net/..."}, false, "config takes bytes and gives structs: who opens files is cmd"},
-	{"...", []string{"transport", "internal/exit", "internal/front", "internal/nginxtest", "cmd/...", "scripts/..."}, sockets, false, "sockets come from transport.Network or the caller, so that tests can hand out others"},
+	{"...", []string{"transport", "internal/exit", "internal/front", "internal/control", "internal/nginxtest", "cmd/...", "scripts/..."}, sockets, false, "sockets come from transport.Network or the caller, so that tests can hand out others"},
 	{"...", []string{"internal/exit", "cmd/..."}, lookups, false, "only the relay's exit looks up names: a lookup elsewhere is a leak"},
 	{"internal/wire", nil, []string{"os", "os/...", "net", "net/http", "syscall", "sync", "sync/...", "context", "crypto", "crypto/..."}, false, "a codec has no socket, no lock, no key"},
 	{"internal/flow", nil, []string{"os", "os/...", "net/http", "syscall", "crypto/...", "golang.org/x/..."}, false, "flow opens nothing"},
 	{"obfs/...", nil, []string{"os", "os/...", "net/http", "github.com/...", "golang.org/x/sys/...", "golang.org/x/net/..."}, false, "how bytes look is data, tested without a socket"},
-	{"internal/session", nil, []string{"crypto/tls", "net/http", "os/exec", "syscall", "golang.org/x/net/...", "golang.org/x/sys/..."}, false, "a session knows carriers as an interface"},
+	{"internal/session", nil, []string{"crypto/tls", "net/http", "os/exec", "golang.org/x/net/...", "golang.org/x/sys/..."}, false, "a session knows carriers as an interface"},
 	{"internal/rotate", nil, []string{"crypto/...", "net/http", "os/exec", "syscall"}, false, "rotation decides on outcomes, not on bytes"},
 	{"internal/exit", nil, []string{"crypto/tls", "net/http"}, false, "an exit moves bytes, and never looks into them"},
 }
