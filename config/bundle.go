@@ -101,12 +101,12 @@ type Transport struct {
 
 // LogValue shows who issued the bundle and how much is in it, no secrets and no
 // addresses.
-func (b *Bundle) LogValue() slog.Value {
+func (b Bundle) LogValue() slog.Value {
 	return slog.GroupValue(slog.Uint64("sequence", uint64(b.Sequence)), slog.Int("relays", len(b.Relays)))
 }
 
 // LogValue redacts: an entry is all that is needed to find and use a relay.
-func (*RelayEntry) LogValue() slog.Value { return slog.StringValue("relay(redacted)") }
+func (RelayEntry) LogValue() slog.Value { return slog.StringValue("relay(redacted)") }
 
 // Sign makes the bundle of these relays, whose entries the caller does not
 // change afterwards. The error says which field is out of bounds.

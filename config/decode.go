@@ -182,9 +182,10 @@ func knownKeys(path string, t reflect.Type) []string {
 			continue
 		}
 		key := join(path, field.Tag.Get("toml"))
-		keys = append(keys, key)
-		if field.Type.Kind() == reflect.Struct {
-			keys = append(keys, knownKeys(key, field.Type)...)
+		if field.Type.Kind() != reflect.Struct {
+			keys = append(keys, key)
+		} else if inside := knownKeys(key, field.Type); len(inside) > 0 {
+			keys = append(append(keys, key), inside...)
 		}
 	}
 	return keys

@@ -8,7 +8,7 @@ import (
 // Error is one fault of a configuration.
 type Error struct {
 	File   string // as the caller named it; empty for the command line
-	Line   int    // from 1; 0 if unknown, as for a key that is missing
+	Line   int    // from 1; of the table if a key is missing in it; 0 if unknown
 	Key    string // "relay.listen", "-address"; empty when the file is no TOML
 	Reason string
 	Hint   string // what to write instead, one line

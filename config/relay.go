@@ -113,7 +113,7 @@ func NewRelay(address, cover, coverName string) (Relay, error) {
 	if err := d.err(); err != nil {
 		for _, e := range d.errors {
 			e.Key = strings.Replace(e.Key, "relay.", "-", 1)
-			e.Hint = strings.Replace(e.Hint, " = ", " ", 1)
+			e.Hint = strings.Replace(strings.Replace(e.Hint, " = ", " ", 1), "write ", "write -", 1)
 		}
 		return Relay{}, err
 	}

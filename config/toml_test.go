@@ -1,0 +1,363 @@
+package config
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+
+	"busel/internal/flow"
+)
+
+func readFixture(t *testing.T, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile("testdata/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// zeroOrDefault lists the fields of got that the fixture left as in def.
+func zeroOrDefault(path string, got, def reflect.Value) []string {
+	var same []string
+	for i := range got.NumField() {
+		field := got.Type().Field(i)
+		key := join(path, field.Tag.Get("toml"))
+		switch {
+		case field.Tag.Get("toml") == "":
+			same = append(same, key+field.Name+" (no tag)")
+		case field.Type == reflect.TypeFor[later]():
+		case field.Type.Kind() == reflect.Struct:
+			same = append(same, zeroOrDefault(key, got.Field(i), def.Field(i))...)
+		case reflect.DeepEqual(got.Field(i).Interface(), def.Field(i).Interface()) && key != "relay.transports":
+			// There is one transport yet, so that key cannot differ.
+			same = append(same, key)
+		}
+	}
+	return same
+}
+
+func TestFixturesSetEveryField(t *testing.T) {
+	for _, test := range []struct {
+		file     string
+		got, def any
+	}{
+		{"client.toml", defaultClientFile(), defaultClientFile()},
+		{"relayd.toml", defaultRelayFile(), defaultRelayFile()},
+	} {
+		d := decode(test.file, readFixture(t, test.file), test.got)
+		if err := d.err(); err != nil {
+			t.Fatal(err)
+		}
+		if same := zeroOrDefault("", reflect.ValueOf(test.got).Elem(), reflect.ValueOf(test.def).Elem()); len(same) > 0 {
+			t.Errorf("%s does not set %v", test.file, same)
+		}
+		for _, key := range knownKeys("", reflect.TypeOf(test.got).Elem()) {
+			if d.lines[key] == 0 {
+				t.Errorf("%s: no line known for %s", test.file, key)
+			}
+		}
+	}
+
+	// And what packages take: no field is left at its zero value.
+	c, err := ParseClient("client.toml", readFixture(t, "client.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (Client{netip.MustParseAddrPort("[::1]:2080"), PolicySingle, slog.LevelDebug}); c != want {
+		t.Errorf("got %+v, want %+v", c, want)
+	}
+	r, err := ParseRelay("relayd.toml", readFixture(t, "relayd.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Relay{
+		Address:    flow.Addr{Name: "relay.example.net", Port: 8443},
+		Listen:     []string{"198.51.100.7:8443", "[2001:db8::7]:8443"},
+		Cover:      "127.0.0.1:9443",
+		CoverName:  "news.example.org",
+		Transports: []string{"mirror"},
+		Exit: Exit{
+			Allow: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("2001:db8::7/128")},
+			Deny:  []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+		},
+		LogLevel: slog.LevelWarn,
+	}
+	if !reflect.DeepEqual(r, want) {
+		t.Errorf("got %+v, want %+v", r, want)
+	}
+	for i := range reflect.TypeOf(want).NumField() {
+		if reflect.ValueOf(want).Field(i).IsZero() {
+			t.Errorf("the test lets Relay.%s be zero", reflect.TypeOf(want).Field(i).Name)
+		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	c := DefaultClient()
+	if want := (Client{netip.MustParseAddrPort("127.0.0.1:1080"), PolicyAuto, slog.LevelInfo}); c != want {
+		t.Errorf("client: got %+v, want %+v", c, want)
+	}
+	r, err := ParseRelay("relayd.toml", []byte("[relay]\naddress = \"198.51.100.7:443\"\ncover = \"www.example.org:443\"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Relay{
+		Address: flow.Addr{IP: netip.MustParseAddr("198.51.100.7"), Port: 443}, Listen: []string{":443"},
+		Cover: "www.example.org:443", CoverName: "www.example.org", Transports: []string{"mirror"},
+	}
+	if !reflect.DeepEqual(r, want) {
+		t.Errorf("relay: got %+v, want %+v", r, want)
+	}
+}
+
+// TestAllFaultsAtOnce has a fault of each kind in one file.
+func TestAllFaultsAtOnce(t *testing.T) {
+	const file = `
+[relay]
+adress = "198.51.100.7:443"
+listen = ":443"
+cover = "127.0.0.1"
+cover-name = "News.example.org"
+transports = ["mirror", "quic", "mirror", "telepathy"]
+exit = 3
+
+[exit]
+allow = ["10.0.0.1/8", "nonsense", "::ffff:10.0.0.0/104"]
+source = "198.51.100.8"
+
+[limits]
+monthly = "500GB"
+rate = "50Mbit"
+
+[log]
+level = 3
+
+[metrics]
+listen = "127.0.0.1:9000"
+`
+	_, err := ParseRelay("/etc/busel/relayd.toml", []byte(file))
+	faults, ok := errors.AsType[Errors](err)
+	if !ok {
+		t.Fatalf("got %T, want Errors", err)
+	}
+	want := []string{
+		`/etc/busel/relayd.toml:2: relay.address: missing`,
+		`/etc/busel/relayd.toml:3: relay.adress: unknown key`,
+		`/etc/busel/relayd.toml:4: relay.listen: want a list of texts, got a text`,
+		`/etc/busel/relayd.toml:5: relay.cover: "127.0.0.1" is no host:port`,
+		`/etc/busel/relayd.toml:6: relay.cover-name: "News.example.org" is no host name`,
+		`/etc/busel/relayd.toml:7: relay.transports: "quic" is not available yet`,
+		`/etc/busel/relayd.toml:7: relay.transports: "mirror" is there twice`,
+		`/etc/busel/relayd.toml:7: relay.transports: "telepathy" is no transport`,
+		`/etc/busel/relayd.toml:8: relay.exit: unknown key`,
+		`/etc/busel/relayd.toml:11: exit.allow: "10.0.0.1/8" has bits beyond its length; did you mean 10.0.0.0/8`,
+		`/etc/busel/relayd.toml:11: exit.allow: "nonsense" is no prefix`,
+		`/etc/busel/relayd.toml:11: exit.allow: "::ffff:10.0.0.0/104" hides IPv4 in IPv6; write the IPv4 prefix`,
+		`/etc/busel/relayd.toml:12: exit.source: not available yet`,
+		`/etc/busel/relayd.toml:15: limits.monthly: not available yet`,
+		`/etc/busel/relayd.toml:16: limits.rate: not available yet`,
+		`/etc/busel/relayd.toml:19: log.level: want text in quotes, got a number`,
+		`/etc/busel/relayd.toml:21: metrics: not available yet`,
+	}
+	for i, fault := range faults {
+		if i >= len(want) || fault.Error() != want[i] {
+			t.Errorf("fault %d: %s", i, fault)
+		}
+		if fault.Hint == "" {
+			t.Errorf("no hint with: %s", fault)
+		}
+	}
+	if len(faults) != len(want) {
+		t.Errorf("%d faults, want %d:\n%s", len(faults), len(want), err)
+	}
+	if hint := faults[1].Hint; hint != "the nearest known key is relay.address" {
+		t.Errorf("hint %q", hint)
+	}
+}
+
+func TestFaults(t *testing.T) {
+	for _, test := range []struct{ file, want, hint string }{
+		{"[local]\nlisten = \"127.0.0.1:1080\n", ":2: strings cannot contain newlines", "key = "},
+		{"[local]\nlisten = 1080", ":2: local.listen: want text in quotes, got a number", "listen ="},
+		{"local = 3", ":1: local: want a table, got a number", "[local]"},
+		{"[[local]]", ":1: local: want a table, got a list of tables", "[local]"},
+		{"local = {listen = true}", ":1: local.listen: want text in quotes, got true or false", ""},
+		{"local.listen = 2026-01-01", ":1: local.listen: want text in quotes, got a date", ""},
+		{"[local]\n\"listen\" = [1]", ":2: local.listen: want text in quotes, got a list with a number", ""},
+		{"listen = \"127.0.0.1:1\"", ":1: listen: unknown key", "local.listen"},
+		{"[locale]\n", ":1: locale: unknown key", "local"},
+		{"[rotation]\npolice = \"auto\"", ":2: rotation.police: unknown key", "rotation.policy"},
+		{"[rotation]\npolicy = \"bond\"", `"bond" is not available yet`, "auto"},
+		{"[rotation]\npolicy = \"budget\"", `"budget" is not available yet`, "auto"},
+		{"[rotation]\npolicy = \"Auto\"", `"Auto" is no policy`, "single"},
+		{"[local]\npassword = \"x\"", "local.password: not available yet", "remove"},
+		{"[local]\nrandom-port = true", "local.random-port: not available yet", "remove"},
+		{"[look]\nlearn = true", "look: not available yet", "remove"},
+		{"[log]\nlevel = \"verbose\"", `"verbose" is no level`, "debug"},
+		{"[local]\nlisten = \"0.0.0.0:1080\"", "other computers could use the proxy", "127.0.0.1"},
+		{"[local]\nlisten = \":1080\"", `"" is no IP address`, "127.0.0.1"},
+		{"[local]\nlisten = \"127.0.0.1:65536\"", `port "65536" is not in 0..65535`, "127.0.0.1"},
+		{"[local]\nlisten = \"1080\"", `"1080" is no address and port`, "127.0.0.1"},
+		{"\xff\xfe[\x00", ":1: ", "key ="},
+	} {
+		_, err := ParseClient("c", []byte(test.file))
+		faults, _ := errors.AsType[Errors](err)
+		if len(faults) != 1 {
+			t.Errorf("%q: got %d faults, want 1: %v", test.file, len(faults), err)
+			continue
+		}
+		if got := faults[0].Error(); !strings.Contains(got, test.want) || !strings.HasPrefix(got, "c") {
+			t.Errorf("%q: got %q, want %q", test.file, got, test.want)
+		}
+		if !strings.Contains(faults[0].Hint, test.hint) {
+			t.Errorf("%q: hint %q, want %q in it", test.file, faults[0].Hint, test.hint)
+		}
+	}
+}
+
+// TestLaterKeys goes through every key that is only refused.
+func TestLaterKeys(t *testing.T) {
+	refused := 0
+	var walk func(path string, typ reflect.Type, parse func([]byte) error)
+	walk = func(path string, typ reflect.Type, parse func([]byte) error) {
+		for i := range typ.NumField() {
+			key := join(path, typ.Field(i).Tag.Get("toml"))
+			switch {
+			case typ.Field(i).Type == reflect.TypeFor[later]():
+				refused++
+				if err := parse([]byte(key + " = 1\n")); err == nil || !strings.Contains(err.Error(), key+": not available yet") {
+					t.Errorf("%s: got %v", key, err)
+				}
+			case typ.Field(i).Type.Kind() == reflect.Struct:
+				walk(key, typ.Field(i).Type, parse)
+			}
+		}
+	}
+	walk("", reflect.TypeFor[clientFile](), func(b []byte) error { _, err := ParseClient("c", b); return err })
+	walk("", reflect.TypeFor[relayFile](), func(b []byte) error { _, err := ParseRelay("r", b); return err })
+	if refused < 10 {
+		t.Errorf("only %d keys were tried", refused)
+	}
+}
+
+func TestErrorsText(t *testing.T) {
+	err := Errors{{"a.toml", 3, "log.level", "wrong", "write it right"}, {"a.toml", 0, "relay.cover", "missing", ""}, {"", 0, "-cover", "missing", ""}}
+	const want = "a.toml:3: log.level: wrong\n  hint: write it right\na.toml: relay.cover: missing\n-cover: missing"
+	if err.Error() != want {
+		t.Errorf("got %q, want %q", err.Error(), want)
+	}
+	if one, ok := errors.AsType[*Error](error(err)); !ok || one != err[0] {
+		t.Error("the faults are not unwrapped")
+	}
+}
+
+func TestNewRelayRoundTrip(t *testing.T) {
+	for _, test := range []struct {
+		address, cover, name, wantName, wantListen string
+		borrowed                                   bool
+	}{
+		{"198.51.100.7:443", "127.0.0.1:8443", "news.example.org", "news.example.org", ":443", false},
+		{"198.51.100.7:8443", "builtin", "198.51.100.7", "198.51.100.7", ":8443", false},
+		{"[2001:db8::7]:443", "www.example.org:443", "", "www.example.org", ":443", true},
+		{"news.example.org:443", "news.example.org:8443", "", "news.example.org", ":443", false},
+		{"198.51.100.7:443", "203.0.113.9:443", "www.example.org", "www.example.org", ":443", true},
+		{"198.51.100.7:443", "10.0.0.2:443", "www.example.org", "www.example.org", ":443", false},
+	} {
+		r, err := NewRelay(test.address, test.cover, test.name)
+		if err != nil {
+			t.Errorf("%+v: %v", test, err)
+			continue
+		}
+		if r.CoverName != test.wantName || r.Listen[0] != test.wantListen || r.Borrowed() != test.borrowed {
+			t.Errorf("%+v: got name %q, listen %q, borrowed %t", test, r.CoverName, r.Listen, r.Borrowed())
+		}
+		r.Exit.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+		r.LogLevel = slog.LevelError
+		text := r.TOML()
+		back, err := ParseRelay("relayd.toml", text)
+		if err != nil {
+			t.Errorf("%v in:\n%s", err, text)
+		}
+		if !reflect.DeepEqual(back, r) {
+			t.Errorf("got %+v, want %+v", back, r)
+		}
+	}
+}
+
+func TestNewRelayFaults(t *testing.T) {
+	_, err := NewRelay("198.51.100.7", "localhost:8443", "")
+	const want = `-address: "198.51.100.7" is no host:port
+  hint: write -address "198.51.100.7:443", where clients reach the relay
+-cover-name: missing
+  hint: write -cover-name "news.example.org", the name in the cover's certificate`
+	if err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+	for _, address := range []string{"", "0.0.0.0:443", "198.51.100.7:0", "[ff02::1]:443", "a..b:443", "198.51.100.7:99999"} {
+		if _, err := NewRelay(address, "builtin", "a.example"); err == nil {
+			t.Errorf("address %q was taken", address)
+		}
+	}
+}
+
+func TestValidHost(t *testing.T) {
+	long := strings.Repeat("a", 63)
+	for host, want := range map[string]bool{
+		"": false, "a": true, "a.b": true, "a..b": false, ".a": false, "a.": false, "-a": false, "a-": false, "a_b": true,
+		"A": false, "xn--e1afmkfd": true, "é": false, long: true, long + "a": false, "1.2.3.4": true, "1.2.3.04": true, // a name, if an odd one
+		"2001:db8::1": true, "2001:DB8::1": false, "::ffff:1.2.3.4": false, "fe80::1%eth0": false,
+		strings.Repeat(long+".", 3) + strings.Repeat("a", 61): true, strings.Repeat(long+".", 3) + strings.Repeat("a", 62): false,
+	} {
+		if got := validHost(host); got != want {
+			t.Errorf("%q: got %t", host, got)
+		}
+	}
+}
+
+// FuzzTOML demands that a file that is accepted renders to one with the same
+// meaning, and that faults name the file and a reason.
+func FuzzTOML(f *testing.F) {
+	for _, name := range []string{"client.toml", "relayd.toml"} {
+		data, err := os.ReadFile("testdata/" + name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Add([]byte("\"\" = 1\n[a.b]\n'c d' = [{}]\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		check := func(err error) {
+			faults, ok := errors.AsType[Errors](err)
+			if err != nil && !ok {
+				t.Fatalf("got %T", err)
+			}
+			for _, fault := range faults {
+				if fault.File != "f" || fault.Reason == "" || fault.Hint == "" {
+					t.Fatalf("incomplete fault %+v", fault)
+				}
+			}
+		}
+		c, err := ParseClient("f", data)
+		check(err)
+		if err == nil && !c.Listen.Addr().IsLoopback() {
+			t.Fatalf("listens on %s", c.Listen)
+		}
+		r, err := ParseRelay("f", data)
+		check(err)
+		if err != nil {
+			return
+		}
+		back, err := ParseRelay("f", r.TOML())
+		if err != nil {
+			t.Fatalf("%v in:\n%s", err, r.TOML())
+		}
+		if string(back.TOML()) != string(r.TOML()) {
+			t.Fatalf("%q became %q", r.TOML(), back.TOML())
+		}
+	})
+}
