@@ -73,6 +73,10 @@ type Hello struct {
 	// sealed with AES-256-GCM under that key: nonce 8 zero bytes || n u32, AAD
 	// the hello before the rest. The session seals and opens it.
 	SealedFrames []byte
+	// Seal, if set, makes the sealed frames when the hello is encoded, so that
+	// what was queued while the transport dialled rides along. It gets the hello
+	// before the rest. SealedFrames is then ignored by Append.
+	Seal func(header []byte) []byte
 }
 
 // String redacts: token and session secret are secrets.
@@ -101,7 +105,12 @@ func (h *Hello) AppendHeader(b []byte) []byte {
 
 // Append appends the whole hello.
 func (h *Hello) Append(b []byte) []byte {
-	return append(h.AppendHeader(b), h.SealedFrames...)
+	n := len(b)
+	b = h.AppendHeader(b)
+	if h.Seal != nil {
+		return append(b, h.Seal(b[n:len(b):len(b)])...)
+	}
+	return append(b, h.SealedFrames...)
 }
 
 // ErrVersion means that the peer speaks another version of the protocol.

@@ -1,0 +1,613 @@
+package session
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"busel/internal/wire"
+	"busel/transport"
+)
+
+var errSilent = errors.New("the other end owes an answer")
+
+// attachment is a carrier's place in a session, from its hello on.
+type attachment struct {
+	c       *core
+	n       uint32
+	epoch   int
+	carrier transport.Carrier // nil until it is live
+	live    bool
+	dead    bool
+	err     error
+	state   wire.CarrierState
+	proven  bool // rule 7: the peer has said something after the reply
+	open    bool // live, proven, active: streams may use it
+	suspect bool
+	// confirmed: the relay's accept said CARRIER(n, active), so the frames in the
+	// hello were opened.
+	confirmed bool
+
+	cond    sync.Cond
+	idle    bool // the writer waits
+	batch   []transport.Frame
+	scratch []byte
+	chunks  []*chunk // that the writer holds
+
+	pongs    [][8]byte
+	greet    bool // say CARRIER(n, state)
+	pingDue  bool
+	pingOut  bool
+	pingID   uint64
+	pingAt   time.Time
+	rtt      time.Duration
+	probe    bool // data came since the last PING
+	inflight int  // chunks that it carried and that are not acknowledged
+	carrying int  // their bytes
+	rate     float64
+	rateAt   time.Time
+	rated    int
+
+	since    time.Time
+	waiting  time.Time // when something became outstanding
+	lastRecv time.Time
+	up, down uint64
+}
+
+func (c *core) newAttachment(n uint32) *attachment {
+	a := &attachment{c: c, n: n, epoch: c.epoch}
+	a.cond.L = &c.mu
+	c.atts = append(c.atts, a)
+	return a
+}
+
+func (a *attachment) wake() {
+	if a.live && a.idle {
+		a.idle = false
+		a.cond.Signal()
+	}
+}
+
+// setOpen recomputes whether streams may use the carrier.
+func (c *core) setOpen(a *attachment) {
+	open := a.live && a.proven && !a.dead && a.state == wire.CarrierActive
+	if open == a.open {
+		return
+	}
+	a.open = open
+	if !open {
+		c.open--
+		return
+	}
+	c.open++
+	c.wakeWriters()
+	a.wake()
+}
+
+// attach makes an attachment live and moves frames until the carrier is done.
+// It returns why it is. greeting is done with the mutex held.
+func (c *core) attach(ctx context.Context, a *attachment, carrier transport.Carrier, greeting func() error) error {
+	c.mu.Lock()
+	if a.dead || c.ended != nil {
+		err := a.err
+		if c.ended != nil {
+			err = c.ended
+		}
+		c.detach(a, err)
+		c.unlock()
+		carrier.Close()
+		return err
+	}
+	now := time.Now()
+	a.carrier, a.live, a.since, a.lastRecv, a.rateAt = carrier, true, now, now, now
+	a.scratch = make([]byte, 0, scratch)
+	if err := greeting(); err != nil {
+		c.detach(a, err)
+	}
+	c.unlock()
+
+	var wg sync.WaitGroup
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		c.mu.Lock()
+		c.detach(a, context.Cause(ctx))
+		c.unlock()
+	})
+	wg.Go(func() { c.writeLoop(a) })
+	c.readLoop(a)
+	wg.Wait()
+	if !stop() {
+		<-stopped
+	}
+	return a.err
+}
+
+// greetPeer queues what each side says after an attach: the state of the
+// carrier, a PING, and an ACK of every open stream. c.mu is held.
+func (c *core) greetPeer(a *attachment) {
+	a.greet, a.pingDue = c.client, true
+	c.windowDue = true
+	c.ackAll()
+	if c.onGreet != nil {
+		c.onGreet(a)
+	}
+	a.wake()
+}
+
+func (c *core) ackAll() {
+	for _, s := range c.streams {
+		s.ackNow()
+	}
+}
+
+// carry notes which carrier has a chunk.
+func (c *core) carry(ch *chunk, a *attachment) {
+	ch.on = a
+	a.inflight++
+	a.carrying += ch.len()
+}
+
+func (c *core) uncarry(ch *chunk) {
+	if a := ch.on; a != nil {
+		a.inflight--
+		a.carrying -= ch.len()
+		a.rated += ch.len()
+		ch.on = nil
+	}
+}
+
+// detach ends a carrier: its unacknowledged ranges go back to the front of the
+// queue, and what still comes from it is ignored. c.mu is held.
+func (c *core) detach(a *attachment, err error) {
+	if a.dead {
+		return
+	}
+	a.dead, a.err = true, err
+	c.setOpen(a)
+	if i := slices.Index(c.atts, a); i >= 0 {
+		c.atts = slices.Delete(c.atts, i, i+1)
+	}
+	c.requeue(a)
+	if a.carrier != nil {
+		c.after = append(c.after, func() { a.carrier.Close() })
+	}
+	a.idle = false
+	a.cond.Broadcast()
+	if len(c.atts) == 0 {
+		c.bareFrom = time.Now()
+	}
+	if c.ended == nil {
+		if c.onDetach != nil {
+			c.onDetach(a)
+		}
+		if c.open > 0 {
+			c.announce = append(c.announce, wire.Frame{Type: wire.Carrier, ID: uint64(a.n), State: wire.CarrierDropped})
+			c.wake()
+		}
+	}
+	select {
+	case c.kicked <- struct{}{}:
+	default:
+	}
+}
+
+// requeue puts what a carried back to the front. Its ACKs may be lost too: all
+// open streams are acknowledged anew, and streams whose data went over other
+// carriers ask for the answer that a may have taken with it.
+func (c *core) requeue(a *attachment) {
+	if a.epoch != c.epoch || c.ended != nil {
+		return
+	}
+	for s := range c.all {
+		if !s.named {
+			continue
+		}
+		lost, other := false, false
+		for ch := s.head; ch != nil && ch != s.next; ch = ch.next {
+			switch ch.on {
+			case a:
+				c.uncarry(ch)
+				lost = true
+			case nil:
+			default:
+				other = true
+			}
+		}
+		if lost {
+			s.resend = s.resend[:0:0]
+			for ch := s.head; ch != nil && ch != s.next; ch = ch.next {
+				if ch.on == nil {
+					s.resend = append(s.resend, ch)
+				}
+			}
+			c.ready(s)
+		}
+		s.query = s.query || other
+		if s.reset == sent {
+			s.reset = due
+		}
+		if s.stop == sent && s.stopOn == a {
+			s.stop = due
+		}
+		s.ackNow()
+	}
+	c.windowDue = true
+	a.rated = 0
+}
+
+// writeLoop lets the carrier pull frames until it is dead.
+func (c *core) writeLoop(a *attachment) {
+	for {
+		c.mu.Lock()
+		a.release()
+		last := false
+		for !a.dead {
+			if c.ended != nil {
+				a.start()
+				if a.open {
+					c.fillControl(a)
+				}
+				if last = len(a.batch) == 0 || len(c.chores) == 0; last {
+					a.add(transport.LaneControl, *c.bye)
+				}
+				break
+			}
+			if a.fill() {
+				break
+			}
+			a.idle = true
+			a.cond.Wait()
+			a.idle = false
+		}
+		if a.dead {
+			c.unlock()
+			return
+		}
+		c.unlock()
+		err := a.carrier.WriteFrames(a.batch)
+		if last && err == nil {
+			err = c.ended
+		}
+		if err != nil {
+			c.mu.Lock()
+			a.release()
+			c.detach(a, err)
+			c.unlock()
+			return
+		}
+	}
+}
+
+// release gives back the chunks of the last batch.
+func (a *attachment) release() {
+	for i, ch := range a.chunks {
+		a.chunks[i] = nil
+		if ch.held--; ch.held == 0 && ch.freed {
+			a.c.pools.put(ch)
+		}
+	}
+	a.chunks = a.chunks[:0]
+}
+
+func (a *attachment) start() {
+	clear(a.batch)
+	a.batch, a.scratch = a.batch[:0], a.scratch[:0]
+}
+
+// add encodes a small frame.
+func (a *attachment) add(lane transport.Lane, f wire.Frame) {
+	n := len(a.scratch)
+	a.scratch = f.Append(a.scratch)
+	a.batch = append(a.batch, transport.Frame{Lane: lane, Data: a.scratch[n:len(a.scratch):len(a.scratch)]})
+	a.up += uint64(len(a.scratch) - n)
+}
+
+// space reports whether a few more small frames fit the batch.
+func (a *attachment) space() bool {
+	return cap(a.scratch)-len(a.scratch) >= 256 && len(a.batch) < maxFrames
+}
+
+// fill collects the next batch and reports whether there is one.
+func (a *attachment) fill() bool {
+	c := a.c
+	a.start()
+	if a.greet {
+		a.greet = false
+		a.add(transport.LaneControl, wire.Frame{Type: wire.Carrier, ID: uint64(a.n), State: a.state})
+	}
+	for len(a.pongs) > 0 && a.space() {
+		a.add(transport.LaneControl, wire.Frame{Type: wire.Pong, Ping: a.pongs[0]})
+		a.pongs = a.pongs[1:]
+	}
+	if !a.open {
+		if a.pingDue && a.proven {
+			a.ping(time.Now())
+		}
+		return len(a.batch) > 0
+	}
+	before := a.inflight > 0 || a.pingOut
+	c.fillControl(a)
+	size := c.fillDatagrams(a, maxBatch)
+	size = c.fillStreams(a, maxBatch-size)
+	now := time.Time{}
+	if a.pingDue || size > 0 {
+		now = time.Now()
+		if a.pingDue || now.Sub(a.pingAt) >= pingEvery && !a.pingOut {
+			a.ping(now)
+		}
+	}
+	if c.ackFlush || len(a.batch) > 0 {
+		c.fillAcks(a)
+	}
+	if len(a.batch) == 0 {
+		return false
+	}
+	if !before && (a.inflight > 0 || a.pingOut) {
+		a.waiting = now
+		c.tickBy(a.due(now))
+	}
+	if c.urgent.head != nil || c.bulk.head != nil {
+		c.wake() // there is more than one batch: let another carrier help
+	}
+	return true
+}
+
+func (a *attachment) ping(now time.Time) {
+	a.pingDue, a.probe = false, false
+	if !a.pingOut {
+		if a.inflight == 0 {
+			a.waiting = now
+		}
+		a.pingOut, a.pingAt = true, now
+		a.pingID++
+	}
+	f := wire.Frame{Type: wire.Ping}
+	binary.BigEndian.PutUint64(f.Ping[:], a.pingID)
+	a.add(transport.LaneControl, f)
+	a.c.tickBy(a.due(now))
+}
+
+func (a *attachment) gotPong(p [8]byte) {
+	if !a.pingOut || binary.BigEndian.Uint64(p[:]) != a.pingID {
+		return
+	}
+	a.pingOut = false
+	rtt := max(time.Since(a.pingAt), time.Microsecond)
+	if a.rtt == 0 {
+		a.rtt = rtt
+	} else {
+		a.rtt += (rtt - a.rtt) / 4
+	}
+}
+
+// fillControl adds what goes before everything else.
+func (c *core) fillControl(a *attachment) {
+	if c.windowDue {
+		c.windowDue = false
+		c.advertised = max(c.advertised, min(c.consumed+sessionWindow, wire.MaxVarint))
+		a.add(transport.LaneControl, wire.Frame{Type: wire.Window, Limit: c.advertised})
+	}
+	for len(c.announce) > 0 && a.space() {
+		a.add(transport.LaneControl, c.announce[0])
+		c.announce = c.announce[1:]
+	}
+	for id, end := range c.answers {
+		if !a.space() {
+			break
+		}
+		delete(c.answers, id)
+		a.add(transport.LaneControl, wire.Frame{Type: wire.Ack, ID: id, Offset: end, Limit: end})
+	}
+	n := 0
+	for ; n < len(c.chores) && a.space(); n++ {
+		s := c.chores[n]
+		s.chore = false
+		c.fillChores(a, s)
+	}
+	c.chores = slices.Delete(c.chores, 0, n)
+}
+
+func (c *core) fillChores(a *attachment, s *Stream) {
+	if s.epoch != c.epoch || !s.named {
+		return
+	}
+	lane := transport.Lane(s.id)
+	if !s.gone {
+		if s.reset == due {
+			s.reset = sent
+			s.elsewhere = s.elsewhere || a != s.first
+			a.add(lane, wire.Frame{Type: wire.Reset, ID: s.id, Code: s.resetCode, Offset: s.sent})
+		}
+		if s.stop == due {
+			s.stop, s.stopOn = sent, a
+			a.add(lane, wire.Frame{Type: wire.Stop, ID: s.id, Code: s.stopCode})
+		}
+		if s.query && s.reset == idle && !s.sendDone {
+			a.add(lane, wire.Frame{Type: wire.Stream, ID: s.id, Offset: s.sent, Fin: s.finQueued && s.next == nil})
+		}
+		s.query = false
+	}
+	if s.ackDue {
+		a.add(transport.LaneControl, s.ack())
+	}
+}
+
+// fillAcks adds the ACKs that waited for company.
+func (c *core) fillAcks(a *attachment) {
+	n := 0
+	for ; n < len(c.lazy) && a.space(); n++ {
+		s := c.lazy[n]
+		s.lazy = false
+		if s.ackDue && s.epoch == c.epoch {
+			a.add(transport.LaneControl, s.ack())
+		}
+	}
+	c.lazy = slices.Delete(c.lazy, 0, n)
+	if len(c.lazy) == 0 {
+		c.ackFlush, c.ackAt = false, time.Time{}
+	}
+}
+
+// fillStreams adds chunks, at most size bytes of frames: urgent streams first,
+// then the others in turn.
+func (c *core) fillStreams(a *attachment, size int) (filled int) {
+	for len(a.batch) < maxFrames {
+		q := &c.urgent
+		if q.head == nil {
+			q = &c.bulk
+		}
+		s := q.head
+		if s == nil {
+			break
+		}
+		if filled+s.nextLen() > size {
+			break
+		}
+		q.pop()
+		s.queued = false
+		if s.gone {
+			continue
+		}
+		if ch := s.take(a); ch != nil {
+			if s.first == nil {
+				s.first = a
+			}
+			s.elsewhere = s.elsewhere || a != s.first
+			ch.held++
+			a.chunks = append(a.chunks, ch)
+			frame := ch.frame()
+			a.batch = append(a.batch, transport.Frame{Lane: transport.Lane(s.id), Data: frame})
+			filled += len(frame)
+			a.up += uint64(len(frame))
+		}
+		if !s.queued && s.sendable() {
+			s.queued = true
+			if s.unsent <= quiet && len(s.resend) == 0 {
+				c.urgent.push(s)
+			} else {
+				c.bulk.push(s)
+			}
+		}
+	}
+	return filled
+}
+
+// nextLen is an upper bound of the next frame's length.
+func (s *Stream) nextLen() int {
+	switch {
+	case len(s.resend) > 0:
+		return s.resend[0].end
+	case s.next != nil:
+		return s.next.end
+	}
+	return 0
+}
+
+// readLoop takes what the carrier delivers until it is dead.
+func (c *core) readLoop(a *attachment) {
+	c.mu.Lock()
+	buf := c.pools.buffer()
+	c.mu.Unlock()
+	for {
+		n, err := a.carrier.ReadFrames(buf.b[:])
+		c.mu.Lock()
+		if err != nil {
+			c.detach(a, err)
+		}
+		if a.dead || c.ended != nil {
+			c.pools.unref(buf)
+			dead := a.dead
+			c.unlock()
+			if dead {
+				return
+			}
+			c.mu.Lock()
+			buf = c.pools.buffer()
+			c.mu.Unlock()
+			continue
+		}
+		a.lastRecv = time.Now()
+		a.down += uint64(n)
+		a.suspect = false
+		if !a.proven {
+			a.proven = true
+			c.setOpen(a)
+			c.greetPeer(a)
+		}
+		if err := c.handle(a, buf.b[:n], buf); err != nil {
+			c.log.Warn("peer broke the protocol", "carrier", a.n, "err", err)
+			c.onBroken(err)
+		}
+		if buf.refs > 1 {
+			buf.refs--
+			buf = c.pools.buffer()
+		}
+		if a.probe && c.client {
+			c.tickBy(a.lastRecv.Add(probeAfter))
+		}
+		c.unlock()
+	}
+}
+
+// due is when the carrier's silence will mean something.
+func (a *attachment) due(now time.Time) time.Time {
+	from := a.waiting
+	if a.lastRecv.After(from) {
+		from = a.lastRecv
+	}
+	if a.suspect || !a.c.client {
+		return from.Add(deadAfter)
+	}
+	wait := max(4*a.rtt+ackDelay, suspectMin)
+	if a.rtt == 0 {
+		wait = max(wait, 4*defaultRTT+ackDelay)
+	}
+	// What lies in buffers on the way needs its time.
+	if a.rate > 0 {
+		wait += time.Duration(float64(a.carrying) / a.rate * float64(time.Second))
+	} else if a.carrying > 0 {
+		wait += time.Second
+	}
+	return from.Add(min(wait, suspectMax))
+}
+
+// tick looks after a carrier's liveness.
+func (a *attachment) tick(now time.Time) (next time.Time) {
+	if !a.live || a.dead {
+		return next
+	}
+	if d := now.Sub(a.rateAt); d >= time.Second {
+		if a.rated > 0 {
+			a.rate = max(a.rate/2, float64(a.rated)/d.Seconds())
+		}
+		a.rateAt, a.rated = now, 0
+	}
+	c := a.c
+	if a.inflight > 0 || a.pingOut {
+		at := a.due(now)
+		if !now.Before(at) && c.client && !a.suspect {
+			a.suspect = true
+			c.log.Debug("carrier is suspect", "carrier", a.n, "silent", now.Sub(a.lastRecv))
+			at = a.due(now)
+		}
+		if !now.Before(at) {
+			c.detach(a, &transport.CarrierError{Failure: transport.Frozen, Err: errSilent})
+			return time.Time{}
+		}
+		next = at
+	}
+	if c.client && a.open && a.probe && !a.pingOut {
+		at := a.lastRecv.Add(probeAfter)
+		if !now.Before(at) {
+			a.pingDue, a.probe = true, false
+			a.wake()
+			return next
+		}
+		next = earlier(next, at)
+	}
+	return next
+}

@@ -1,0 +1,130 @@
+package session
+
+import (
+	"sync"
+
+	"busel/internal/wire"
+)
+
+const (
+	// room is what is kept free in front of a chunk's data for the header of its
+	// STREAM frame: type 1, id 4, offset 8, fin 1, length 2. Ids stay below
+	// maxID so that four bytes hold them.
+	room = 1 + 4 + 8 + 1 + 2
+	// maxData is the most data that fits one frame behind that room.
+	maxData = wire.MaxFrame - room
+	// maxID is where a session has used up its ids: 2^29 streams a direction.
+	maxID = 1 << 30
+
+	bigBuffer   = 16 << 10 // one whole frame
+	smallBuffer = 2 << 10  // what a quiet stream may hold: DESIGN section 6, 1,000 idle streams
+)
+
+// chunk is a piece of a stream that waits to be sent or acknowledged, laid out
+// so that its STREAM frame is built around the data in place. Once taken by a
+// carrier it never changes: a resend sends the same bytes.
+type chunk struct {
+	next   *chunk
+	buf    []byte
+	off    uint64 // stream offset of buf[room]
+	start  int    // buf[start:end] is the frame, once taken
+	end    int    // buf[room:end] is the data
+	fin    bool
+	taken  bool
+	freed  bool        // acknowledged while a writer still held it
+	held   int         // writers that are sending it now
+	on     *attachment // who carried it; nil if it waits
+	pooled *sync.Pool
+}
+
+func (ch *chunk) len() int { return ch.end - room }
+
+// last is the offset that an acknowledgement of the whole chunk reaches.
+func (ch *chunk) last() uint64 {
+	if ch.fin {
+		return ch.off + uint64(ch.len()) + 1
+	}
+	return ch.off + uint64(ch.len())
+}
+
+// free is how many more bytes the chunk takes.
+func (ch *chunk) free() int { return min(cap(ch.buf), wire.MaxFrame) - ch.end }
+
+// frame is the encoded frame.
+func (ch *chunk) frame() []byte { return ch.buf[ch.start:ch.end] }
+
+// seal encodes the header in front of the data.
+func (ch *chunk) seal(id uint64) {
+	var head [wire.MaxStreamHeader]byte
+	h := wire.AppendStreamHeader(head[:0], id, ch.off, ch.fin, ch.len())
+	ch.start = room - len(h)
+	copy(ch.buf[ch.start:], h)
+	ch.taken = true
+}
+
+// buffer holds what one ReadFrames returned. Segments refer to it; it goes back
+// to the pool with the last of them. refs is guarded by the session's mutex.
+type buffer struct {
+	refs int
+	b    [bigBuffer]byte
+}
+
+// segment is received data that nobody has read yet.
+type segment struct {
+	next *segment
+	off  uint64
+	data []byte
+	from *buffer // nil if data is a copy of its own
+}
+
+func (g *segment) end() uint64 { return g.off + uint64(len(g.data)) }
+
+// pools hold a session's buffers between uses. They belong to the session, so
+// that they go with it.
+type pools struct {
+	big, small, buffers sync.Pool
+}
+
+// chunk returns an empty chunk with room for n bytes of data, or as many as
+// fit one frame.
+func (p *pools) chunk(n int) *chunk {
+	pool, size := &p.big, bigBuffer
+	if n <= smallBuffer-room {
+		pool, size = &p.small, smallBuffer
+	}
+	ch, _ := pool.Get().(*chunk)
+	if ch == nil {
+		ch = &chunk{buf: make([]byte, size), pooled: pool}
+	}
+	*ch = chunk{buf: ch.buf, end: room, pooled: pool}
+	return ch
+}
+
+// put returns a chunk, unless a writer still holds it: then the writer's
+// release does.
+func (p *pools) put(ch *chunk) {
+	if ch.held > 0 {
+		ch.freed = true
+		return
+	}
+	ch.next, ch.on = nil, nil
+	ch.pooled.Put(ch)
+}
+
+func (p *pools) buffer() *buffer {
+	b, _ := p.buffers.Get().(*buffer)
+	if b == nil {
+		b = new(buffer)
+	}
+	b.refs = 1
+	return b
+}
+
+func (p *pools) unref(b *buffer) {
+	if b == nil {
+		return
+	}
+	if b.refs--; b.refs == 0 {
+		p.buffers.Put(b)
+	}
+}

@@ -1,0 +1,792 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"busel/internal/flow"
+	"busel/internal/wire"
+)
+
+// Limits of a session. Those that the peer must know are in DESIGN section 6
+// and docs/PROTOCOL.md, "Limits"; the others bound this end's memory.
+const (
+	initialWindow = wire.DefaultStreamWindow
+	maxWindow     = 16 << 20 // bytes a stream, after tuning
+	sessionWindow = wire.DefaultSessionWindow
+	maxStreams    = wire.DefaultMaxStreams
+
+	// maxUnsent is what a stream queues beyond what carriers took: two batches,
+	// so that one is filled while the other is sealed.
+	maxUnsent = 128 << 10
+	// maxSessionUnsent is the same for all streams together, one chunk each aside.
+	maxSessionUnsent = 4 << 20
+	// maxOffline is what a session stores without a carrier: DESIGN "Limits".
+	maxOffline = 1 << 20
+	// maxGaps bounds the pieces that wait for an earlier one, in all streams.
+	maxGaps = 1 << 16
+	// maxAnswers bounds the answers to frames for finished ids.
+	maxAnswers = 2 * maxStreams
+
+	// maxBatch is what a carrier takes at once: four full records a write are
+	// enough (DESIGN section 4, rule 10).
+	maxBatch  = 4 * wire.MaxFrame
+	maxFrames = 256 // in a batch
+	scratch   = 8 << 10
+
+	// ackDelay is how long an ACK waits for something to travel with: frequent
+	// small records during a download would be a tell (DESIGN "Fairness").
+	ackDelay = 200 * time.Millisecond
+	// pingEvery is how often the round trip is measured while data moves.
+	pingEvery = 5 * time.Second
+	// probeAfter is how long a client takes silence after data for a pause.
+	probeAfter = time.Second
+	// suspectMin and suspectMax bound when a silent carrier is suspect (DESIGN
+	// section 7, "Suspect fast").
+	suspectMin = 400 * time.Millisecond
+	suspectMax = 5 * time.Second
+	// deadAfter is when a carrier that owes an answer is given up even if there
+	// is no other: TCP would try for a quarter of an hour.
+	deadAfter = 60 * time.Second
+	// defaultRTT stands for a round trip that was not measured yet.
+	defaultRTT = 100 * time.Millisecond
+	// farewell is how long carriers may take to say BYE.
+	farewell = time.Second
+)
+
+// Codes of BYE.
+const (
+	byeDone      = 0 // the session ended
+	byeViolation = 1
+	byeRevoked   = 2
+)
+
+// Errors with which carriers and streams end.
+var (
+	// ErrEnded means that the session is over.
+	ErrEnded = fmt.Errorf("session ended: %w", net.ErrClosed)
+	// ErrDropped means that one end declared the carrier dropped.
+	ErrDropped = errors.New("carrier was dropped")
+	// ErrProtocol means that the peer broke the protocol, which ends the session.
+	ErrProtocol = errors.New("protocol violation")
+
+	errRestarted = errors.New("the relay does not know the session")
+	errLife      = errors.New("no carrier for the session's life")
+)
+
+func violation(what string) error { return fmt.Errorf("%w: %s", ErrProtocol, what) }
+
+// ByeError is how a carrier ended that the peer ended on purpose.
+type ByeError struct {
+	Code uint64
+	Text string // the peer's words: for a log attribute only
+}
+
+func (e *ByeError) Error() string { return fmt.Sprintf("peer ended the carrier (code %d)", e.Code) }
+
+// core is what both ends of a session have in common. One mutex guards all of
+// it and is never held over I/O; what must happen outside is left in after.
+type core struct {
+	mu     sync.Mutex
+	client bool
+	log    *slog.Logger
+	pools  pools
+	epoch  int   // how often the session began anew
+	ended  error // set for ever
+	bye    *wire.Frame
+	done   chan struct{} // closed with ended
+	kicked chan struct{} // tells Run that a timer moved
+	after  []func()      // to do once the mutex is free
+
+	onStream  func(s *Stream, dst flow.Addr)
+	onFlow    func(p *packets)
+	onControl func(m wire.Control)
+	onUnlock  func() // with the mutex held, before each unlock
+	onGreet   func(a *attachment)
+	onDetach  func(a *attachment)
+	onUsed    func(n uint32)  // a relay: this number must not come again
+	onBroken  func(err error) // the peer broke the protocol
+
+	life time.Duration // a relay: without a carrier
+
+	all       map[*Stream]struct{} // control too
+	streams   map[uint64]*Stream   // named ones
+	control   *Stream
+	nextID    uint64 // ours
+	peerNext  uint64 // the lowest id that the peer has not opened
+	localOpen int
+	peerOpen  int
+	slots     sync.Cond
+
+	// The scheduler's queues.
+	urgent, bulk queue
+	blocked      []*Stream // by the session window
+	waiting      []*Stream // writers that wait for space
+	chores       []*Stream // with a frame to be sent now
+	lazy         []*Stream // with an ACK that can wait
+	answers      map[uint64]uint64
+	announce     []wire.Frame // CARRIER frames
+	windowDue    bool
+	ackFlush     bool
+	ackAt        time.Time
+	nextTick     time.Time
+	asleep       bool // Run sleeps without a timer
+
+	// Sums.
+	unsent, stored int
+	up, down       uint64
+	sentSum        uint64 // of our streams' highest offsets
+	peerWindow     uint64
+	peerStream     uint64
+	peerStreams    uint64
+	recvSum        uint64 // of the peer's highest offsets
+	consumed       uint64
+	advertised     uint64
+	gaps           int
+
+	atts     []*attachment
+	open     int // carriers that streams may use
+	bareFrom time.Time
+
+	flows    map[uint64]*packets
+	flowIDs  idSet
+	nextFlow uint64
+	outgoing []datagram
+	outBytes int
+	inBytes  int
+	large    int // own streams that carry a datagram
+}
+
+func newCore(client bool, log *slog.Logger) *core {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	c := &core{
+		client: client, log: log,
+		done: make(chan struct{}), kicked: make(chan struct{}, 1),
+		flows: make(map[uint64]*packets), asleep: true, bareFrom: time.Now(),
+	}
+	c.slots.L = &c.mu
+	c.begin()
+	return c
+}
+
+// begin sets what is new in a new incarnation of the session.
+func (c *core) begin() {
+	c.all, c.streams = make(map[*Stream]struct{}), make(map[uint64]*Stream)
+	c.answers = make(map[uint64]uint64)
+	c.urgent, c.bulk = queue{}, queue{}
+	c.blocked, c.waiting, c.chores, c.lazy, c.announce = nil, nil, nil, nil, nil
+	c.windowDue, c.ackFlush, c.ackAt = false, false, time.Time{}
+	c.sentSum, c.recvSum, c.consumed = 0, 0, 0
+	c.peerWindow, c.peerStream, c.peerStreams = wire.DefaultSessionWindow, wire.DefaultStreamWindow, wire.DefaultMaxStreams
+	c.advertised = sessionWindow
+	c.unsent, c.stored, c.gaps = 0, 0, 0
+	c.localOpen, c.peerOpen, c.large = 0, 0, 0
+	c.nextID, c.peerNext = 1, 2
+	if c.client {
+		c.nextID, c.peerNext = 2, 1
+	}
+	c.control = c.newStream(kindControl, true)
+	c.control.named = true
+	c.control.replied = true
+	c.all[c.control] = struct{}{}
+	c.streams[0] = c.control
+}
+
+// unlock releases the mutex and does what had to wait for that.
+func (c *core) unlock() {
+	if c.onUnlock != nil {
+		c.onUnlock()
+	}
+	after := c.after
+	c.after = nil
+	c.mu.Unlock()
+	for _, f := range after {
+		f()
+	}
+}
+
+// queue is a list of streams with something to send.
+type queue struct{ head, tail *Stream }
+
+func (q *queue) push(s *Stream) {
+	s.qnext = nil
+	if q.tail == nil {
+		q.head = s
+	} else {
+		q.tail.qnext = s
+	}
+	q.tail = s
+}
+
+func (q *queue) pop() *Stream {
+	s := q.head
+	if q.head = s.qnext; q.head == nil {
+		q.tail = nil
+	}
+	s.qnext = nil
+	return s
+}
+
+// quiet is the most that a stream may have queued to go first: a small request
+// or keystrokes, never a transfer.
+const quiet = 4 << 10
+
+// ready queues a stream that has something to send. New and small ones come
+// first, the others take turns.
+func (c *core) ready(s *Stream) {
+	if s.queued || !s.sendable() {
+		return
+	}
+	s.queued = true
+	if s.kind == kindControl || s.unsent <= quiet && len(s.resend) == 0 || s.sent == 0 && s.unsent <= bigBuffer {
+		c.urgent.push(s)
+	} else {
+		c.bulk.push(s)
+	}
+	c.wake()
+}
+
+// wake makes one idle carrier look for work.
+func (c *core) wake() {
+	for _, a := range c.atts {
+		if a.open && a.idle {
+			a.wake()
+			return
+		}
+	}
+}
+
+// schedule makes Run flush the ACKs within d.
+func (c *core) schedule(d time.Duration) {
+	if c.ackAt.IsZero() {
+		c.ackAt = time.Now().Add(d)
+		c.tickBy(c.ackAt)
+	}
+}
+
+// tickBy makes Run look at the timers at t or earlier.
+func (c *core) tickBy(t time.Time) {
+	if c.asleep || t.Before(c.nextTick) {
+		c.asleep, c.nextTick = false, t
+		select {
+		case c.kicked <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// roundTrip is the shortest of the carriers'.
+func (c *core) roundTrip() time.Duration {
+	best := time.Duration(0)
+	for _, a := range c.atts {
+		if a.open && a.rtt > 0 && (best == 0 || a.rtt < best) {
+			best = a.rtt
+		}
+	}
+	if best == 0 {
+		return defaultRTT
+	}
+	return best
+}
+
+// full reports whether s must wait for the session's space.
+func (c *core) full(s *Stream) bool {
+	if c.open == 0 && c.stored >= maxOffline && (!c.client || s.unsent > 0) {
+		return true
+	}
+	return c.unsent >= maxSessionUnsent && s.unsent > 0
+}
+
+// freed wakes writers when there is space again.
+func (c *core) freed() {
+	if len(c.waiting) == 0 || c.unsent >= maxSessionUnsent/2 || c.open == 0 && c.stored >= maxOffline/2 {
+		return
+	}
+	c.wakeWriters()
+}
+
+func (c *core) wakeWriters() {
+	for _, s := range c.waiting {
+		s.waiting = false
+		s.wcond.Broadcast()
+	}
+	c.waiting = c.waiting[:0]
+}
+
+// consume moves the session window.
+func (c *core) consume(n uint64) {
+	c.consumed += n
+	if c.consumed+sessionWindow-c.advertised >= sessionWindow/2 && !c.windowDue {
+		c.windowDue = true
+		c.wake()
+	}
+}
+
+// name draws the next id: ids ascend in the order in which streams send first,
+// and a stream that never sent leaves no trace.
+func (c *core) name(s *Stream) {
+	s.id, s.named = c.nextID, true
+	c.nextID += 2
+	c.streams[s.id] = s
+}
+
+// remove forgets a finished stream; what came may still be read.
+func (c *core) remove(s *Stream) {
+	if s.gone {
+		return
+	}
+	s.gone = true
+	delete(c.all, s)
+	if s.named && c.streams[s.id] == s {
+		delete(c.streams, s.id)
+	}
+	if s.epoch != c.epoch {
+		return
+	}
+	if s.local {
+		c.localOpen--
+		if s.kind == kindDatagram {
+			c.large--
+		}
+		c.slots.Signal()
+	} else {
+		c.peerOpen--
+	}
+}
+
+// retire removes s if both directions are over.
+func (c *core) retire(s *Stream) {
+	if s.sendDone && s.recvDone && s.kind != kindControl {
+		c.remove(s)
+	}
+}
+
+// find returns the stream of a frame, or nil if the id is finished. A frame for
+// an id of the peer's that is not open yet opens it and all lower ones.
+func (c *core) find(id uint64) (*Stream, error) {
+	if s := c.streams[id]; s != nil {
+		return s, nil
+	}
+	if (id^c.nextID)&1 == 0 {
+		if id >= c.nextID {
+			return nil, violation("frame for a stream that was never opened")
+		}
+		return nil, nil
+	}
+	if id < c.peerNext {
+		return nil, nil
+	}
+	// The peer counts an id as finished before we can know: hence twice.
+	if more := (id-c.peerNext)/2 + 1; more > 2*maxStreams || c.peerOpen+int(more) > 2*maxStreams {
+		return nil, violation("too many open streams")
+	}
+	for ; c.peerNext <= id; c.peerNext += 2 {
+		s := c.newStream(kindUnknown, false)
+		s.id, s.named = c.peerNext, true
+		c.streams[s.id] = s
+		c.all[s] = struct{}{}
+		c.peerOpen++
+	}
+	return c.streams[id], nil
+}
+
+// answer notes that the peer must be told that it is finished with an id.
+func (c *core) answer(id, end uint64) error {
+	if _, ok := c.answers[id]; !ok && len(c.answers) >= maxAnswers {
+		return violation("too many frames for finished streams")
+	}
+	c.answers[id] = max(c.answers[id], end)
+	c.wake()
+	return nil
+}
+
+// handle takes the frames that a carrier delivered. from is the buffer that b
+// lies in, or nil. c.mu is held.
+func (c *core) handle(a *attachment, b []byte, from *buffer) error {
+	var f wire.Frame
+	for len(b) > 0 {
+		n, err := wire.Parse(b, &f)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrProtocol, err)
+		}
+		b = b[n:]
+		switch f.Type {
+		case wire.Padding:
+		case wire.Stream:
+			a.probe = true
+			s, err := c.find(f.ID)
+			switch {
+			case err != nil:
+			case s != nil:
+				err = s.gotData(f.Offset, f.Data, f.Fin, from)
+			case f.Fin:
+				err = c.answer(f.ID, f.Offset+uint64(len(f.Data))+1)
+			default:
+				err = c.answer(f.ID, f.Offset+uint64(len(f.Data)))
+			}
+			if err != nil {
+				return err
+			}
+		case wire.Ack:
+			s, err := c.find(f.ID)
+			if err != nil {
+				return err
+			}
+			if s != nil {
+				if err := s.gotAck(f.Offset, f.Limit); err != nil {
+					return err
+				}
+			}
+		case wire.Window:
+			if f.Limit > c.peerWindow {
+				c.peerWindow = f.Limit
+				c.unblock()
+			}
+		case wire.Reset:
+			s, err := c.find(f.ID)
+			switch {
+			case err != nil:
+			case s == nil:
+				err = c.answer(f.ID, f.Offset+1)
+			case s.kind == kindControl:
+				err = violation("RESET of stream 0")
+			default:
+				err = s.gotReset(f.Code, f.Offset)
+			}
+			if err != nil {
+				return err
+			}
+		case wire.Stop:
+			s, err := c.find(f.ID)
+			if err != nil {
+				return err
+			}
+			if s != nil && s.kind != kindControl {
+				s.gotStop(f.Code)
+				c.retire(s)
+			}
+		case wire.Datagram:
+			a.probe = true
+			c.gotDatagram(f.ID, f.Addr, f.Data)
+		case wire.Carrier:
+			c.gotCarrier(a, uint32(f.ID), f.State)
+			if a.dead {
+				return nil
+			}
+		case wire.Ping:
+			if len(a.pongs) < 16 {
+				a.pongs = append(a.pongs, f.Ping)
+				a.wake()
+			}
+		case wire.Pong:
+			a.gotPong(f.Ping)
+		case wire.Bye:
+			c.detach(a, &ByeError{Code: f.Code, Text: string(f.Data)})
+			return nil
+		}
+	}
+	return nil
+}
+
+func (c *core) unblock() {
+	blocked := c.blocked
+	c.blocked = nil
+	for _, s := range blocked {
+		s.blocked = false
+		c.ready(s)
+	}
+}
+
+// gotCarrier takes a CARRIER frame: a client rules all three states, a relay
+// can only say that it dropped one.
+func (c *core) gotCarrier(a *attachment, n uint32, state wire.CarrierState) {
+	if c.client && state != wire.CarrierDropped {
+		a.confirmed = a.confirmed || n == a.n && state == wire.CarrierActive
+		return
+	}
+	if !c.client && state == wire.CarrierDropped {
+		c.onUsed(n)
+	}
+	for _, b := range c.atts {
+		if b.n != n {
+			continue
+		}
+		if state == wire.CarrierDropped {
+			c.detach(b, ErrDropped)
+		} else {
+			b.state = state
+			c.setOpen(b)
+		}
+		return
+	}
+}
+
+// progress looks at what came in order on streams that are not an application's.
+func (c *core) progress(s *Stream) error {
+	if s.discard {
+		if s.kind == kindUnknown || s.kind == kindDatagram {
+			s.finish()
+		}
+		return nil
+	}
+	if s.kind == kindUnknown && s.rhead != nil {
+		if s.rhead.data[0] == 0 {
+			s.kind = kindDatagram
+		} else if err := c.opening(s); err != nil {
+			return err
+		}
+	}
+	switch s.kind {
+	case kindUnknown:
+		if s.recvDone {
+			s.quit(0, false)
+		}
+	case kindControl:
+		if s.finalKnown {
+			return violation("FIN on stream 0")
+		}
+		for s.rhead != nil {
+			m, n, err := wire.ParseControl(s.gather(wire.MaxControl + 16))
+			if errors.Is(err, wire.ErrTruncated) {
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("%w: %w", ErrProtocol, err)
+			}
+			s.skipRead(n)
+			if err := c.gotControl(m); err != nil {
+				return err
+			}
+		}
+	case kindDatagram:
+		switch {
+		case s.local: // the peer's direction is empty
+			if s.rhead != nil {
+				s.quit(0, true)
+			}
+		case s.rcvd > maxLarge:
+			s.quit(0, false)
+		case s.recvDone:
+			b := s.gather(maxLarge)
+			s.drop()
+			s.finish()
+			c.gotLarge(b)
+		}
+	}
+	return nil
+}
+
+// opening reads a request's address.
+func (c *core) opening(s *Stream) error {
+	dst, n, err := flow.ParseAddr(s.gather(flow.MaxAddrLen))
+	switch {
+	case errors.Is(err, flow.ErrShortAddr):
+	case err != nil:
+		s.kind = kindProxy
+		s.answer(flow.AddressNotSupported, flow.DetailNone)
+		s.quit(0, true)
+	case c.onStream == nil: // a relay opens no streams to a client
+		s.quit(0, false)
+	default:
+		s.kind, s.dst = kindProxy, dst
+		s.skipRead(n)
+		c.onStream(s, dst)
+	}
+	return nil
+}
+
+// gather copies up to most bytes of what can be read.
+func (s *Stream) gather(most int) []byte {
+	var b []byte
+	for g := s.rhead; g != nil && len(b) < most; g = g.next {
+		b = append(b, g.data[:min(len(g.data), most-len(b))]...)
+	}
+	return b
+}
+
+// skipRead takes n bytes off what can be read.
+func (s *Stream) skipRead(n int) {
+	for left := n; left > 0; {
+		g := s.rhead
+		m := min(left, len(g.data))
+		left -= m
+		g.off += uint64(m)
+		if g.data = g.data[m:]; len(g.data) == 0 {
+			if s.rhead = g.next; s.rhead == nil {
+				s.rtail = nil
+			}
+			s.c.pools.unref(g.from)
+		}
+	}
+	s.consume(n)
+}
+
+func (c *core) gotControl(m wire.Control) error {
+	if m.Type == wire.ControlSettings {
+		set, err := wire.ParseSettings(m.Body)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrProtocol, err)
+		}
+		if set.StreamWindow > c.peerStream {
+			c.peerStream = min(set.StreamWindow, wire.MaxVarint)
+			for s := range c.all {
+				s.limit = max(s.limit, c.peerStream)
+				c.ready(s)
+			}
+		}
+		if set.SessionWindow > c.peerWindow {
+			c.peerWindow = min(set.SessionWindow, wire.MaxVarint)
+			c.unblock()
+		}
+		if set.MaxStreams > c.peerStreams {
+			c.peerStreams = set.MaxStreams
+			c.slots.Broadcast()
+		}
+		return nil
+	}
+	if c.onControl != nil {
+		c.onControl(m)
+	}
+	return nil
+}
+
+// sendControl queues a message on stream 0.
+func (c *core) sendControl(t wire.ControlType, body []byte) {
+	m := wire.Control{Type: t, Body: body}
+	b := m.Append(nil)
+	c.control.push(b, len(b))
+}
+
+// finishSession ends the session for good: streams die, carriers say BYE. With
+// byeRevoked streams are reset with the detail revoked before that.
+func (c *core) finishSession(err error, code uint64, revoked uint64, text string) {
+	if c.ended != nil {
+		return
+	}
+	c.ended = err
+	c.bye = &wire.Frame{Type: wire.Bye, Code: code, Data: []byte(text)}
+	for s := range c.all {
+		if code == byeRevoked && s.kind == kindProxy { // the peer hears of each
+			s.err = err
+			s.quit(revoked, false)
+			s.rcond.Broadcast()
+			s.wcond.Broadcast()
+		} else {
+			s.kill(err)
+		}
+	}
+	for _, p := range c.flows {
+		p.end(err)
+	}
+	for _, a := range c.atts {
+		if a.live {
+			a.wake()
+		} else {
+			c.detach(a, err)
+		}
+	}
+	c.slots.Broadcast()
+	close(c.done)
+}
+
+// run keeps the timers until ctx or the session ends, and then lets the
+// carriers say BYE. It returns why the session ended.
+func (c *core) run(ctx context.Context) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		c.mu.Lock()
+		if c.ended != nil {
+			c.mu.Unlock()
+			break
+		}
+		next := c.tick(time.Now())
+		c.asleep, c.nextTick = next.IsZero(), next
+		c.unlock()
+		var fire <-chan time.Time
+		if !next.IsZero() {
+			timer.Reset(time.Until(next))
+			fire = timer.C
+		}
+		select {
+		case <-ctx.Done():
+		case <-c.done:
+		case <-c.kicked:
+		case <-fire:
+		}
+	}
+	c.mu.Lock()
+	c.finishSession(ErrEnded, byeDone, 0, "")
+	c.unlock()
+	timer.Reset(farewell)
+	for {
+		c.mu.Lock()
+		left := len(c.atts)
+		c.mu.Unlock()
+		if left == 0 {
+			break
+		}
+		select {
+		case <-c.kicked:
+			continue
+		case <-timer.C:
+		}
+		c.mu.Lock()
+		for len(c.atts) > 0 {
+			c.detach(c.atts[0], c.ended)
+		}
+		c.unlock()
+	}
+	return c.ended
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// tick does what is due and returns when to look again, or zero.
+func (c *core) tick(now time.Time) (next time.Time) {
+	if !c.ackAt.IsZero() {
+		if now.Before(c.ackAt) {
+			next = c.ackAt
+		} else {
+			c.ackAt = time.Time{}
+			c.ackFlush = true
+			c.wake()
+		}
+	}
+	for i := 0; i < len(c.atts); i++ {
+		a := c.atts[i]
+		next = earlier(next, a.tick(now))
+		if a.dead {
+			i--
+		}
+	}
+	for id, p := range c.flows {
+		rest := p.used.Add(flowRest)
+		if now.Before(rest) {
+			next = earlier(next, rest)
+			continue
+		}
+		delete(c.flows, id)
+		p.rest()
+	}
+	if !c.client && len(c.atts) == 0 && c.ended == nil {
+		over := c.bareFrom.Add(c.life)
+		if !now.Before(over) {
+			c.finishSession(errLife, byeDone, 0, "")
+		}
+		next = earlier(next, over)
+	}
+	return next
+}
