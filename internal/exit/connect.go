@@ -228,13 +228,13 @@ func telling(err *flow.OpenError) int {
 	case err.Detail == flow.DetailPolicy:
 		return 5
 	case err.Detail == flow.DetailNameServerFailed:
-		return 2
-	case err.Detail == flow.DetailNameNotFound:
 		return 1
+	case err.Detail == flow.DetailNameNotFound:
+		return 0
 	case err.Code == flow.HostUnreachable:
 		return 4
 	case err.Code == flow.NetworkUnreachable:
 		return 3
 	}
-	return 0
+	return 2
 }
