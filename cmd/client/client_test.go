@@ -1,0 +1,63 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"busel/config"
+	"busel/internal/cli"
+	"busel/internal/flow"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"client": func() { os.Exit(cli.Start(program())) }})
+}
+
+// TestScripts runs testdata/*.txt. Each finds an invite in the file invite, and
+// the same one with line breaks, with one digit changed, and cut short.
+func TestScripts(t *testing.T) {
+	text := testInvite(t)
+	middle := len(text) / 2
+	other := byte('A')
+	if text[middle] == other {
+		other = 'B'
+	}
+	files := map[string]string{
+		"invite":    text + "\n",
+		"spaced":    "Forwarded from a friend:\n\"" + strings.ToLower(text[:40]) + "\n " + text[40:middle] + "\r\n" + text[middle:] + "\"\n",
+		"damaged":   text[:middle] + string(other) + text[middle+1:],
+		"truncated": text[:len(text)-20],
+	}
+	testscript.Run(t, testscript.Params{Dir: "testdata", Setup: func(env *testscript.Env) error {
+		for name, content := range files {
+			if err := os.WriteFile(filepath.Join(env.WorkDir, name), []byte(content), 0o600); err != nil {
+				return err
+			}
+		}
+		return nil
+	}})
+}
+
+func testInvite(t *testing.T) string {
+	t.Helper()
+	address, err := flow.SplitHostPort("127.0.0.1:8443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := config.Sign(ed25519.NewKeyFromSeed(make([]byte, 32)), 7, config.RelayEntry{
+		Addresses:  []flow.Addr{address},
+		Key:        [32]byte{9},
+		CoverName:  "news.example.org",
+		CertHash:   [32]byte{1, 2, 3},
+		Transports: []config.Transport{{Name: "mirror"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.Text()
+}

@@ -1,0 +1,68 @@
+// Command client is the resident's part of Busel: a proxy on localhost:1080 for
+// browsers and messengers that reaches the open internet through a relay.
+//
+//	client run    [-dir DIR] [-listen ADDR]      start the proxy
+//	client add    [-dir DIR] INVITE | -          take an invite
+//	client list   [-dir DIR] [-json]             relays that we hold
+//	client status [-dir DIR] [-json]             what the running client sees
+//	client share  [-dir DIR] [-png FILE] [NAME]  show an invite as text and QR code
+//	client remove [-dir DIR] NAME
+//
+// Invites and settings (client.toml, optional) are in one directory: busel where
+// the user's settings are. A running client learns of added and removed invites
+// at once.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"os"
+
+	"busel/internal/cli"
+	"busel/internal/control"
+	"busel/internal/state"
+)
+
+func main() { os.Exit(cli.Start(program())) }
+
+func program() *cli.Program {
+	return &cli.Program{
+		Name:    "client",
+		Summary: "client opens a proxy on this computer that reaches the open internet through a relay.",
+		Commands: []cli.Command{
+			runCommand(), addCommand(), listCommand(), statusCommand(), shareCommand(),
+			cli.NotYet("doctor", "what is blocked, how, and what to do"),
+			removeCommand(),
+		},
+	}
+}
+
+func dirFlag(flags *flag.FlagSet) *string {
+	return flags.String("dir", "", "`directory` of invites and settings (default: busel where your settings are)")
+}
+
+func openDir(path string) (*state.Dir, error) {
+	if path == "" {
+		var err error
+		if path, err = state.DefaultClient(); err != nil {
+			return nil, err
+		}
+	}
+	return state.Open(path)
+}
+
+// tell lets a client that runs in dir know that its invites changed.
+func tell(ctx context.Context, dir *state.Dir) error {
+	err := control.Call(ctx, dir.Socket(), opReload, nil, nil)
+	if errors.Is(err, control.ErrNotRunning) {
+		return nil
+	}
+	return err
+}
+
+// Requests on the control socket.
+const (
+	opStatus = "status" // answers a front.Status
+	opReload = "reload" // the invites in the directory changed
+)

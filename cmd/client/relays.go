@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/cpu"
+
+	"busel/config"
+	"busel/internal/flow"
+	"busel/internal/front"
+	"busel/internal/rotate"
+	"busel/internal/session"
+	"busel/internal/state"
+	"busel/internal/wire"
+	"busel/transport"
+	"busel/transport/mirror"
+)
+
+// relays are the relays that the running client uses: one session and one
+// keeper each. It is the [flow.Opener] of the local proxy.
+type relays struct {
+	ctx context.Context // of the run; ends every link
+	log *slog.Logger
+	wg  sync.WaitGroup
+
+	mu    sync.Mutex
+	links []*link
+}
+
+// link is one relay in use.
+type link struct {
+	label   string
+	bundle  *config.Bundle // that it was made from
+	session *session.Client
+	keeper  *rotate.Keeper
+	stop    context.CancelFunc
+}
+
+// sync makes the links those of the invites that are held: new ones start,
+// removed and replaced ones end, the others go on undisturbed.
+func (r *relays) sync(held []state.Invite) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var links []*link
+	for _, v := range held {
+		for i := range v.Bundle.Relays {
+			label := v.RelayLabel(i)
+			at := slices.IndexFunc(r.links, func(l *link) bool { return l.label == label && l.bundle.Equal(v.Bundle) })
+			if at >= 0 {
+				links = append(links, r.links[at])
+				continue
+			}
+			l, err := r.start(label, v.Bundle, &v.Bundle.Relays[i])
+			if err != nil {
+				return err
+			}
+			links = append(links, l)
+		}
+	}
+	for _, l := range r.links {
+		if !slices.Contains(links, l) {
+			l.stop()
+		}
+	}
+	r.links = links
+	return nil
+}
+
+// adapter makes a *session.Client what a keeper serves.
+type adapter struct{ *session.Client }
+
+func (a adapter) Offer() rotate.Offer { return a.Client.Offer() }
+
+func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*link, error) {
+	cfg := mirror.DialerConfig{PublicKey: e.Key, CoverName: e.CoverName, Proof: e.Proof, Logger: r.log}
+	if e.CertHash != [32]byte{} {
+		cfg.CertHash = &e.CertHash
+	}
+	dialer, err := mirror.NewDialer(cfg)
+	if err != nil {
+		return nil, err
+	}
+	l := &link{label: label, bundle: b}
+	l.session = session.NewClient(session.ClientConfig{
+		Token: e.Token, Cipher: preferredCipher(), Logger: r.log,
+		OnNotice: func(code uint64, text string) {
+			r.log.Info("the relay says", "relay", label, "code", code, "text", text)
+		},
+	})
+	var routes []transport.Route
+	for _, t := range e.Transports {
+		if t.Name != "mirror" {
+			continue // an invite may name transports that this version lacks
+		}
+		for _, a := range e.Addresses {
+			routes = append(routes, transport.Route{Relay: label, Transport: t.Name, Address: a.String(), Options: t.Options})
+		}
+	}
+	l.keeper = rotate.New(rotate.Config{
+		Routes: routes, Dialers: map[string]transport.Dialer{"mirror": dialer},
+		Session: adapter{l.session}, Logger: r.log,
+	})
+	ctx, stop := context.WithCancel(r.ctx)
+	l.stop = stop
+	for _, part := range []func(context.Context) error{l.session.Run, l.keeper.Run} {
+		r.wg.Go(func() {
+			defer stop()
+			if err := part(ctx); ctx.Err() == nil {
+				r.log.Error("relay is no longer used", "relay", label, "err", err)
+			}
+		})
+	}
+	return l, nil
+}
+
+// preferredCipher is AES-256-GCM where the processor has instructions for it,
+// and ChaCha20-Poly1305, which is faster in plain code, elsewhere.
+func preferredCipher() wire.Cipher {
+	if cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ || cpu.ARM64.HasAES && cpu.ARM64.HasPMULL {
+		return wire.AES256GCM
+	}
+	return wire.ChaCha20Poly1305
+}
+
+func (r *relays) group() rotate.Group {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	g := make(rotate.Group, len(r.links))
+	for i, l := range r.links {
+		g[i] = rotate.Member{Keeper: l.keeper, Opener: l.session}
+	}
+	return g
+}
+
+// OpenStream implements [flow.Opener].
+func (r *relays) OpenStream(ctx context.Context, dst flow.Addr) (flow.Stream, error) {
+	return r.group().OpenStream(ctx, dst)
+}
+
+// OpenPackets implements [flow.Opener].
+func (r *relays) OpenPackets(ctx context.Context) (flow.Packets, error) {
+	return r.group().OpenPackets(ctx)
+}
+
+// status gathers what the sessions and keepers know.
+func (r *relays) status() front.Status {
+	r.mu.Lock()
+	links := slices.Clone(r.links)
+	r.mu.Unlock()
+	var s front.Status
+	for _, l := range links {
+		st := l.session.Stats()
+		s.Streams += st.Streams
+		s.Flows += st.Flows
+		s.Moves += st.Moves
+		s.BytesUp += st.Up
+		s.BytesDown += st.Down
+		for _, c := range st.Carriers {
+			s.Online = true
+			s.Carriers = append(s.Carriers, front.Carrier{
+				Relay: l.label, Transport: c.Kind, State: front.State(c.State), RTT: c.RTT.Milliseconds(),
+				BytesUp: c.Up, BytesDown: c.Down, Age: int64(c.Age / time.Second),
+			})
+		}
+		for _, p := range l.keeper.Paths() {
+			s.Paths = append(s.Paths, front.Path{
+				Relay: l.label, Transport: p.Route.Transport, State: front.State(p.State), Failure: string(p.Failure),
+				Since: p.Since, Successes: p.Successes, Failures: p.Failures,
+				Retry: int64(max(0, time.Until(p.Retry)) / time.Second),
+			})
+		}
+	}
+	return s
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+
+	"busel/config"
+	"busel/internal/cli"
+	"busel/internal/control"
+	"busel/internal/front"
+	"busel/internal/state"
+)
+
+func runCommand() cli.Command {
+	return cli.Command{
+		Name: "run", Summary: "start the proxy",
+		Help: `
+Starts the proxy for browsers and messengers, SOCKS5 and HTTP on one port, until
+it is interrupted, and prints the address of its status page. Programs that use
+the proxy reach everything through a relay; nothing ever goes around it.`,
+		Flags: func(flags *flag.FlagSet) cli.Action {
+			path := dirFlag(flags)
+			listen := flags.String("listen", "", "`address` of the proxy, or auto for a free port (default 127.0.0.1:1080)")
+			return func(ctx context.Context, std cli.Std, args []string) error {
+				if len(args) > 0 {
+					return &cli.UsageError{Reason: fmt.Sprintf("unexpected argument %q", args[0])}
+				}
+				dir, err := openDir(*path)
+				if err != nil {
+					return err
+				}
+				defer dir.Close()
+				set, err := settings(dir)
+				if err != nil {
+					return err
+				}
+				if *listen != "" {
+					if set.Listen, err = config.ParseListen(*listen); err != nil {
+						return &cli.UsageError{Reason: "-listen: " + err.Error()}
+					}
+				}
+				release, err := dir.Lock()
+				if err != nil {
+					return err
+				}
+				defer release()
+				return run(ctx, std, dir, set)
+			}
+		},
+	}
+}
+
+// settings reads client.toml, which need not be there.
+func settings(dir *state.Dir) (config.Client, error) {
+	data, err := dir.Read(state.ClientFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return config.Client{}, err
+	}
+	return config.ParseClient(state.ClientFile, data)
+}
+
+func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) error {
+	log := std.Logger(set.LogLevel)
+	ctx, cancel := context.WithCancel(ctx)
+	rel := &relays{ctx: ctx, log: log}
+	defer rel.wg.Wait()
+	defer cancel()
+	load := func() error {
+		held, fault := dir.Invites()
+		if fault != nil {
+			log.Warn("an invite cannot be read", "err", fault)
+		}
+		return rel.sync(held)
+	}
+	var local *front.Front
+	status := func() front.Status {
+		s := rel.status()
+		s.Listen = local.Addr().String()
+		return s
+	}
+	local, err := front.New(front.Config{Listen: set.Listen.String(), Opener: rel, Status: status, Logger: log})
+	if err != nil {
+		return err
+	}
+	if err := local.Listen(ctx); err != nil {
+		return err
+	}
+	if err := load(); err != nil {
+		return err
+	}
+	ctl := &control.Server{Log: log, Handler: func(_ context.Context, r control.Request) (any, error) {
+		switch r.Op {
+		case opStatus:
+			return status(), nil
+		case opReload:
+			return nil, load()
+		}
+		return nil, fmt.Errorf("unknown request %q", r.Op)
+	}}
+	fmt.Fprintf(std.Out, "The proxy for SOCKS5 and HTTP is on %s\nStatus page: %s\n", local.Addr(), local.URL())
+	if len(rel.group()) == 0 {
+		fmt.Fprintln(std.Out, "There is no relay yet. Take an invite with: client add INVITE")
+	}
+	return cli.RunAll(ctx, local.Run, func(ctx context.Context) error {
+		return ctl.Serve(ctx, dir.Socket(), nil)
+	})
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"busel/config"
+	"busel/internal/cli"
+	"busel/internal/flow"
+	"busel/internal/state"
+	"busel/transport"
+	"busel/transport/mirror"
+)
+
+// coverTimeout bounds a visit to the cover by init, invite and run.
+const coverTimeout = 15 * time.Second
+
+func initCommand() cli.Command {
+	return cli.Command{
+		Name: "init", Summary: "make keys, settings and the first invite",
+		Help: `
+Sets up a relay and prints its first invite. Needs the address where clients
+will reach this machine, and the web site that everyone else will see there:
+
+  relayd init -address 198.51.100.7:443 -cover builtin
+
+uses a small site that relayd serves itself; good for trying out. Better is your
+own site, with a domain that points to this machine, served by nginx or Caddy on
+loopback:
+
+  relayd init -address 198.51.100.7:443 -cover 127.0.0.1:8443 -cover-name news.example.org
+
+A directory that already holds a relay is left as it is.`,
+		Flags: func(flags *flag.FlagSet) cli.Action {
+			dir := dirFlag(flags)
+			address := flags.String("address", "", "`host:port` where clients reach this relay")
+			cover := flags.String("cover", "", "`host:port` of the cover site, or builtin")
+			coverName := flags.String("cover-name", "", "`name` of the cover site, as in its certificate (default: the cover's host name, else the first name in its certificate)")
+			return func(ctx context.Context, std cli.Std, args []string) error {
+				switch {
+				case len(args) > 0:
+					return &cli.UsageError{Reason: fmt.Sprintf("unexpected argument %q", args[0])}
+				case *address == "" || *cover == "":
+					return &cli.UsageError{Reason: "-address and -cover are needed"}
+				}
+				return initRelay(ctx, std, *dir, *address, *cover, *coverName)
+			}
+		},
+	}
+}
+
+func initRelay(ctx context.Context, std cli.Std, path, address, cover, coverName string) error {
+	if coverName == "" {
+		var err error
+		if coverName, err = nameOfCover(ctx, cover); err != nil {
+			return err
+		}
+	}
+	set, err := config.NewRelay(address, cover, coverName)
+	if err != nil {
+		return err
+	}
+	dir, err := openDir(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := dir.CreateRelay(set.TOML()); err != nil {
+		return err
+	}
+	if set.Cover == config.CoverBuiltin {
+		if err := dir.CreateCover(set.CoverName, time.Now()); err != nil && !errors.Is(err, state.ErrExists) {
+			return err
+		}
+	}
+	fmt.Fprintf(std.Err, "relayd: made a relay in %s; its settings are in %s\n", dir.Path(), state.RelayFile)
+	if set.Borrowed() {
+		fmt.Fprintln(std.Err, "relayd: warning: the cover is somebody else's site: at most 20 connections at a time, and a censor can compare its addresses with this one; your own domain on this machine is better")
+	}
+	in, err := newInvite(ctx, dir, &set, "", 0)
+	if err != nil {
+		return cli.Hint(err, "the relay is set up; make an invite with: relayd invite")
+	}
+	if err := in.print(std, ""); err != nil {
+		return err
+	}
+	fmt.Fprintln(std.Err, "relayd: give this invite to one person; start the relay with: relayd run")
+	return nil
+}
+
+// nameOfCover is the name that clients will ask the cover for when the
+// volunteer named none: its host name, else the first name in its certificate,
+// and an invented one for the built-in site.
+func nameOfCover(ctx context.Context, cover string) (string, error) {
+	if cover == config.CoverBuiltin {
+		return inventedName(), nil
+	}
+	a, err := flow.SplitHostPort(cover)
+	if err != nil {
+		return "", nil // NewRelay says what is wrong
+	}
+	if a.Name != "" && a.Name != "localhost" {
+		return a.Name, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, coverTimeout)
+	defer cancel()
+	raw, err := transport.System{}.DialContext(ctx, "tcp", a.String())
+	if err != nil {
+		return "", cli.Hint(fmt.Errorf("the cover does not answer: %w", err), "start the web server first, or name the site with -cover-name")
+	}
+	defer raw.Close()
+	// Only the name is taken from here; clients verify the certificate.
+	conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true})
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return "", cli.Hint(fmt.Errorf("the cover does not speak TLS: %w", err), "-cover is where the web server answers https")
+	}
+	if names := conn.ConnectionState().PeerCertificates[0].DNSNames; len(names) > 0 {
+		return names[0], nil
+	}
+	return "", cli.Hint(errors.New("the cover's certificate has no name"), "name the site with -cover-name")
+}
+
+// inventedName looks like a small site's name. It cannot stand up to a look at
+// the DNS, which is why an own domain is better.
+func inventedName() string {
+	first := [...]string{"amber", "birch", "cedar", "clover", "harbor", "linden", "maple", "meadow", "north", "oak", "quiet", "river", "rowan", "stone", "willow", "winter"}
+	second := [...]string{"barn", "bridge", "brook", "cottage", "crafts", "field", "garden", "hill", "house", "kitchen", "lane", "mill", "orchard", "studio", "workshop", "yard"}
+	return fmt.Sprintf("www.%s%s%d.net", first[rand.N(len(first))], second[rand.N(len(second))], 10+rand.N(90))
+}
+
+// coverHash judges the cover with one visit and returns the hash to pin if its
+// certificate is self-signed, else nil. A cover that is not fit for use is an
+// error that says why.
+func coverHash(ctx context.Context, set *config.Relay) (*[32]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, coverTimeout)
+	defer cancel()
+	site := mirror.Cover{Address: set.Cover, Name: set.CoverName, Borrowed: set.Borrowed()}
+	report, err := mirror.CheckCover(ctx, transport.System{}, site, mirror.Trust{})
+	if _, ok := errors.AsType[*net.OpError](err); ok {
+		return nil, cli.Hint(fmt.Errorf("the cover does not answer: %w", err), "start the web server first")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the cover: %w", err)
+	}
+	if err := report.Fit(); err != nil {
+		return nil, fmt.Errorf("the cover: %w", err)
+	}
+	if report.ChainErr == nil {
+		return nil, nil
+	}
+	// A private CA's chain or a self-signed certificate verifies nowhere: pin it.
+	return &report.LeafHash, nil
+}

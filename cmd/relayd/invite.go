@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"time"
+
+	"busel/config"
+	"busel/internal/cli"
+	"busel/internal/flow"
+	"busel/internal/state"
+)
+
+func inviteCommand() cli.Command {
+	return cli.Command{
+		Name: "invite", Summary: "make a further invite",
+		Help: `
+Makes an invite for one person and prints it: one line of text, and on a terminal
+its QR code below. Who has it can use this relay, so hand it over in private. A
+name helps you to tell invites apart; the person never sees it.`,
+		Flags: func(flags *flag.FlagSet) cli.Action {
+			dir := dirFlag(flags)
+			name := flags.String("name", "", "`name` of the invite, for you (default invite-1, invite-2 ...)")
+			expires := flags.String("expires", "never", "when it ends: `30d`, 6w, a day such as 2027-01-31, or never")
+			png := flags.String("png", "", "`file` to write the QR code to as a picture")
+			quota := flags.String("quota", "", "how much `data` it may move (not available yet)")
+			return func(ctx context.Context, std cli.Std, args []string) error {
+				if len(args) > 0 {
+					return &cli.UsageError{Reason: fmt.Sprintf("unexpected argument %q; a name is given with -name", args[0])}
+				}
+				if *quota != "" {
+					return &cli.UsageError{Reason: "-quota is not available yet"}
+				}
+				expiry, err := config.ParseExpiry(*expires, time.Now())
+				if err != nil {
+					return &cli.UsageError{Reason: err.Error()}
+				}
+				d, err := openDir(*dir)
+				if err != nil {
+					return err
+				}
+				defer d.Close()
+				set, err := settings(d)
+				if err != nil {
+					return err
+				}
+				in, err := newInvite(ctx, d, &set, *name, expiry)
+				if err != nil {
+					return err
+				}
+				return in.print(std, *png)
+			}
+		},
+	}
+}
+
+type invite struct{ *config.Bundle }
+
+// newInvite issues an invite and enters it in the ledger.
+func newInvite(ctx context.Context, dir *state.Dir, set *config.Relay, name string, expiry uint16) (invite, error) {
+	issuer, err := dir.IssuerKey()
+	if err != nil {
+		return invite{}, err
+	}
+	key, err := dir.RelayKey()
+	if err != nil {
+		return invite{}, err
+	}
+	tokenKey, err := dir.TokenKey()
+	if err != nil {
+		return invite{}, err
+	}
+	entry := config.RelayEntry{
+		Proof:     set.Borrowed(),
+		Addresses: []flow.Addr{set.Address},
+		Key:       [32]byte(key.PublicKey().Bytes()),
+		CoverName: set.CoverName,
+	}
+	for _, t := range set.Transports {
+		entry.Transports = append(entry.Transports, config.Transport{Name: t})
+	}
+	if set.Cover == config.CoverBuiltin {
+		cert, err := dir.Cover()
+		if err != nil {
+			return invite{}, err
+		}
+		entry.CertHash = state.CertHash(cert)
+	} else if hash, err := coverHash(ctx, set); err != nil {
+		return invite{}, err
+	} else if hash != nil {
+		entry.CertHash = *hash
+	}
+	var bundle *config.Bundle
+	err = dir.ChangeLedger(func(l *state.Ledger) error {
+		issued, err := l.Issue(name, expiry, time.Now())
+		if err != nil {
+			return err
+		}
+		entry.Token = config.MakeToken(tokenKey, issued.ID, expiry)
+		bundle, err = config.Sign(issuer, l.Sequence, entry)
+		return err
+	})
+	return invite{bundle}, err
+}
+
+// print writes the invite as one line, its QR code below it for a person, and
+// as a picture if png names a file.
+func (in invite) print(std cli.Std, png string) error {
+	text := in.Text()
+	fmt.Fprintln(std.Out, text)
+	if std.Terminal {
+		if err := config.QRTerminal(std.Out, text, true); err != nil {
+			return err
+		}
+	}
+	if png == "" {
+		return nil
+	}
+	picture, err := config.QRPNG(text)
+	if err != nil {
+		return err
+	}
+	// An invite is a secret.
+	return os.WriteFile(png, picture, 0o600)
+}

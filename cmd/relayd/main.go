@@ -1,0 +1,66 @@
+// Command relayd is the volunteer's part of Busel: a relay to the open internet
+// behind a real web site.
+//
+//	relayd init   [-dir DIR] -address HOST:PORT -cover HOST:PORT|builtin [-cover-name NAME]
+//	relayd run    [-dir DIR]
+//	relayd invite [-dir DIR] [-name NAME] [-expires 30d] [-png FILE]
+//	relayd status [-dir DIR] [-json]
+//
+// init makes the keys, relayd.toml and the first invite; run serves. To anyone
+// without an invite the relay is the cover site and nothing else. Keys, settings
+// and the list of invites are in one directory: /etc/busel for root, else
+// busel-relay where the user's settings are.
+package main
+
+import (
+	"errors"
+	"flag"
+	"io/fs"
+	"os"
+
+	"busel/config"
+	"busel/internal/cli"
+	"busel/internal/state"
+)
+
+func main() { os.Exit(cli.Start(program())) }
+
+func program() *cli.Program {
+	return &cli.Program{
+		Name:    "relayd",
+		Summary: "relayd is a Busel relay: it gives people behind a filter a way to the open internet.",
+		Commands: []cli.Command{
+			initCommand(), runCommand(), inviteCommand(),
+			cli.NotYet("revoke", "void an invite and end its sessions"),
+			cli.NotYet("check", "is everything fit for use"),
+			statusCommand(),
+		},
+	}
+}
+
+func dirFlag(flags *flag.FlagSet) *string {
+	return flags.String("dir", "", "`directory` of keys, settings and invites (default /etc/busel for root)")
+}
+
+// openDir opens the directory of a relay that init made.
+func openDir(path string) (*state.Dir, error) {
+	if path == "" {
+		var err error
+		if path, err = state.DefaultRelay(); err != nil {
+			return nil, err
+		}
+	}
+	return state.Open(path)
+}
+
+// settings reads relayd.toml.
+func settings(dir *state.Dir) (config.Relay, error) {
+	data, err := dir.Read(state.RelayFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return config.Relay{}, cli.Hint(err, "make a relay first: relayd init -address HOST:PORT -cover builtin")
+	}
+	if err != nil {
+		return config.Relay{}, err
+	}
+	return config.ParseRelay(state.RelayFile, data)
+}

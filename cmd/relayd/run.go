@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"busel/config"
+	"busel/internal/cli"
+	"busel/internal/control"
+	"busel/internal/cover"
+	"busel/internal/exit"
+	"busel/internal/relay"
+	"busel/internal/state"
+	"busel/internal/wire"
+	"busel/transport"
+	"busel/transport/mirror"
+)
+
+const (
+	// assumedIdle is told to clients until the cover's limit was measured: below
+	// nginx's default of 75 s.
+	assumedIdle = 60 * time.Second
+	// measureIdle bounds that measurement; a cover that holds an idle connection
+	// for longer is as good as one that never closes.
+	measureIdle = 10 * time.Minute
+	// borrowedCarriers is the most carriers to somebody else's site
+	// (docs/PROTOCOL.md, "Covers").
+	borrowedCarriers = 20
+)
+
+func runCommand() cli.Command {
+	return cli.Command{
+		Name: "run", Summary: "serve",
+		Help: `
+Serves until it is interrupted: clients with an invite reach the internet through
+it, everyone else sees the cover site. Ports below 1024 need root, or
+CAP_NET_BIND_SERVICE.`,
+		Flags: func(flags *flag.FlagSet) cli.Action {
+			path := dirFlag(flags)
+			return func(ctx context.Context, std cli.Std, args []string) error {
+				if len(args) > 0 {
+					return &cli.UsageError{Reason: fmt.Sprintf("unexpected argument %q", args[0])}
+				}
+				dir, err := openDir(*path)
+				if err != nil {
+					return err
+				}
+				defer dir.Close()
+				set, err := settings(dir)
+				if err != nil {
+					return err
+				}
+				release, err := dir.Lock()
+				if err != nil {
+					return err
+				}
+				defer release()
+				s := &server{dir: dir, set: set, log: std.Logger(set.LogLevel)}
+				return s.run(ctx)
+			}
+		},
+	}
+}
+
+// server wires a relay together.
+type server struct {
+	dir *state.Dir
+	set config.Relay
+	log *slog.Logger
+}
+
+// status is what `relayd status -json` prints.
+type status struct {
+	Address   string         `json:"address"`
+	CoverName string         `json:"cover_name"`
+	UptimeS   int64          `json:"uptime_s"`
+	Relay     relay.Stats    `json:"relay"`
+	Exit      exit.Stats     `json:"exit"`
+	Listeners []mirror.Stats `json:"listeners"`
+}
+
+func (s *server) run(ctx context.Context) error {
+	started := time.Now()
+	key, err := s.dir.RelayKey()
+	if err != nil {
+		return err
+	}
+	gate, err := newGate(s.dir)
+	if err != nil {
+		return err
+	}
+	site := mirror.Cover{Address: s.set.Cover, Name: s.set.CoverName, Borrowed: s.set.Borrowed(), Idle: assumedIdle}
+	var parts []func(context.Context) error
+	if s.set.Cover == config.CoverBuiltin {
+		run, err := s.builtin(ctx, key.Bytes(), &site)
+		if err != nil {
+			return err
+		}
+		parts = append(parts, run)
+	}
+	out := exit.New(s.exitConfig(site))
+	var listeners []*mirror.Listener
+	var accepting []transport.Listener
+	for _, addr := range s.set.Listen {
+		cfg := mirror.ListenerConfig{
+			Listen: func(ctx context.Context) (net.Listener, error) { return transport.System{}.Listen(ctx, addr) },
+			Key:    key, Cover: site, Logger: s.log,
+		}
+		if site.Borrowed {
+			cfg.MaxConns = borrowedCarriers
+		}
+		l, err := mirror.NewListener(cfg)
+		if err != nil {
+			return err
+		}
+		listeners, accepting = append(listeners, l), append(accepting, l)
+		parts = append(parts, l.Run)
+	}
+	serve := relay.New(relay.Config{Listeners: accepting, Gate: gate, Exit: out, Logger: s.log})
+	ctl := &control.Server{Log: s.log, Handler: func(_ context.Context, r control.Request) (any, error) {
+		if r.Op != "status" {
+			return nil, fmt.Errorf("unknown request %q", r.Op)
+		}
+		st := status{
+			Address: s.set.Address.String(), CoverName: s.set.CoverName,
+			UptimeS: int64(time.Since(started) / time.Second),
+			Relay:   serve.Stats(), Exit: out.Stats(),
+		}
+		for _, l := range listeners {
+			st.Listeners = append(st.Listeners, l.Stats())
+		}
+		return st, nil
+	}}
+	parts = append(parts, serve.Run, func(ctx context.Context) error {
+		return ctl.Serve(ctx, s.dir.Socket(), nil)
+	})
+	s.log.Info("relay is up", "cover", s.coverKind())
+	return cli.RunAll(ctx, parts...)
+}
+
+func (s *server) coverKind() string {
+	switch {
+	case s.set.Cover == config.CoverBuiltin:
+		return "builtin"
+	case s.set.Borrowed():
+		return "borrowed"
+	}
+	return "own"
+}
+
+// builtin makes the built-in cover on a free port of loopback, tells site where
+// it is, and returns what serves it.
+func (s *server) builtin(ctx context.Context, secret []byte, site *mirror.Cover) (run func(context.Context) error, err error) {
+	cert, err := s.dir.Cover()
+	if err != nil {
+		return nil, err
+	}
+	// From a secret: nobody may compute from the outside what a relay's site
+	// would look like.
+	seed, err := hkdf.Key(sha256.New, secret, nil, "busel builtin cover 1", 32)
+	if err != nil {
+		return nil, err
+	}
+	built, err := cover.New(cover.Config{Name: s.set.CoverName, Certificate: cert, Seed: [32]byte(seed), Logger: s.log})
+	if err != nil {
+		return nil, err
+	}
+	ln, err := transport.System{}.Listen(ctx, "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	site.Address = ln.Addr().String()
+	site.Idle, site.Lifetime = built.Limits()
+	return func(ctx context.Context) error { return built.Run(ctx, ln) }, nil
+}
+
+// exitConfig denies the relay's own doors to its clients.
+func (s *server) exitConfig(site mirror.Cover) exit.Config {
+	c := exit.Config{Allow: s.set.Exit.Allow, Deny: s.set.Exit.Deny, Network: transport.System{}, Logger: s.log}
+	if s.set.Address.IP.IsValid() {
+		c.Own = append(c.Own, s.set.Address.IP)
+	}
+	for _, text := range append([]string{site.Address}, s.set.Listen...) {
+		host, port, err := net.SplitHostPort(text)
+		if err != nil {
+			continue
+		}
+		if host == "" {
+			host = "::"
+		}
+		if ap, err := netip.ParseAddrPort(net.JoinHostPort(host, port)); err == nil {
+			c.Cover = append(c.Cover, ap)
+		}
+	}
+	return c
+}
+
+// gate judges tokens by the token key and the ledger.
+type gate struct {
+	key    config.TokenKey
+	ledger atomic.Pointer[state.Ledger]
+}
+
+func newGate(dir *state.Dir) (*gate, error) {
+	key, err := dir.TokenKey()
+	if err != nil {
+		return nil, err
+	}
+	ledger, err := dir.Ledger()
+	if err != nil {
+		return nil, err
+	}
+	g := &gate{key: key}
+	g.ledger.Store(ledger)
+	return g, nil
+}
+
+// Judge implements [relay.Gate].
+func (g *gate) Judge(t wire.Token) (genuine bool, s wire.Status) {
+	switch {
+	case !config.VerifyToken(g.key, t):
+		return false, 0
+	case g.ledger.Load().Revoked(t.InviteID()):
+		return true, wire.StatusRevoked
+	case config.Expired(t, time.Now()):
+		return true, wire.StatusExpired
+	}
+	return true, wire.StatusOK
+}
+
+var errNotRunning = errors.New("the relay is not running here")

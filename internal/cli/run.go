@@ -1,0 +1,75 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+)
+
+// Start runs p as the program: arguments, standard streams and environment are
+// the process's, and the result is its exit status. An interrupt or SIGTERM
+// ends the context, a second one the process.
+func Start(p *Program) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	return p.Main(ctx, os.Args[1:], Std{
+		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, LookupEnv: os.LookupEnv,
+		Terminal: isTerminal(os.Stdout), ErrTerminal: isTerminal(os.Stderr),
+	})
+}
+
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&(os.ModeDevice|os.ModeCharDevice) == os.ModeDevice|os.ModeCharDevice
+}
+
+// Logger is where a running program says what happens: standard error, as text
+// for a person and as JSON for anything else.
+func (s Std) Logger(level slog.Level) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: level}
+	if s.ErrTerminal {
+		return slog.New(slog.NewTextHandler(s.Err, opts))
+	}
+	return slog.New(slog.NewJSONHandler(s.Err, opts))
+}
+
+// RunAll runs the parts until one of them returns or ctx ends, then ends the
+// others and waits for all. It returns the first part's error, and nil if ctx
+// ended first.
+func RunAll(ctx context.Context, parts ...func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for _, part := range parts {
+		wg.Go(func() {
+			err := part(ctx)
+			if err == nil {
+				err = errPartEnded
+			}
+			cancel(err)
+		})
+	}
+	wg.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, errPartEnded) {
+		return err
+	}
+	return nil
+}
+
+var errPartEnded = errors.New("ended")
+
+// ReadInput reads at most limit bytes of r, for arguments that come on standard
+// input.
+func ReadInput(r io.Reader, limit int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = errors.New("input is too long")
+	}
+	return data, err
+}
