@@ -17,9 +17,11 @@ package nginxtest
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -61,6 +63,9 @@ type Config struct {
 	// HeaderTimeout bounds the TLS handshake and the request's header, in whole
 	// seconds; 0 means nginx's 60 s.
 	HeaderTimeout time.Duration
+	// RSA gives the site an RSA key of 2048 bits instead of ECDSA P-256, so that
+	// every signature, and with it every flight, has the same length.
+	RSA bool
 	// Large is the size in bytes of the file /large.bin, random bytes; 0 means
 	// that there is none.
 	Large int64
@@ -129,7 +134,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 			err = errors.Join(err, os.RemoveAll(dir))
 		}
 	}()
-	if err := s.writeCertificates(); err != nil {
+	if err := s.writeCertificates(cfg.RSA); err != nil {
 		return nil, err
 	}
 	if err := writeSite(filepath.Join(dir, "html"), cfg.Large); err != nil {
@@ -335,7 +340,7 @@ func writeSite(dir string, large int64) error {
 
 // writeCertificates makes an authority and a certificate for s.Name and for
 // the loopback addresses, and keeps what clients need in s.
-func (s *Server) writeCertificates() error {
+func (s *Server) writeCertificates(useRSA bool) error {
 	start := time.Now().Add(-24 * time.Hour)
 	rootKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -355,7 +360,12 @@ func (s *Server) writeCertificates() error {
 	}
 	s.Roots.AddCert(root)
 
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	var key crypto.Signer
+	if useRSA {
+		key, err = rsa.GenerateKey(rand.Reader, 2048)
+	} else {
+		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	}
 	if err != nil {
 		return err
 	}
