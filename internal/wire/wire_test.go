@@ -194,6 +194,26 @@ func TestHelloCutsDropped(t *testing.T) {
 	}
 }
 
+// Seal gets the hello before the rest, whatever it is appended to, and wins over
+// SealedFrames.
+func TestHelloSeal(t *testing.T) {
+	h := wire.Hello{Mode: wire.ModeResume, Carrier: 9, SealedFrames: []byte("old")}
+	h.Seal = func(header []byte) []byte {
+		if !bytes.Equal(header, h.AppendHeader(nil)) {
+			t.Errorf("header is %x", header)
+		}
+		return []byte("sealed")
+	}
+	got, err := wire.ParseHello(h.Append([]byte("xyz"))[3:])
+	if err != nil || string(got.SealedFrames) != "sealed" || got.Carrier != 9 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	h.Seal = func([]byte) []byte { return nil }
+	if got, err := wire.ParseHello(h.Append(nil)); err != nil || len(got.SealedFrames) != 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func TestAcceptDurations(t *testing.T) {
 	for _, tt := range []struct {
 		in, life, idle time.Duration
