@@ -54,13 +54,11 @@ const (
 // Times and limits on local programs. They are generous: a resident's programs
 // are on the same machine, only a broken or hostile one comes near.
 const (
-	firstByteTimeout = 10 * time.Second
-	requestTimeout   = 30 * time.Second  // from the first byte to the end of the request's head
-	idleTimeout      = 120 * time.Second // between the requests of one HTTP connection
-	maxHeader        = 64 << 10          // bytes of an HTTP request's head; browsers send below 32 KiB
-	maxUnasked       = 1024              // connections that have not asked for anything yet
-	lingerTime       = time.Second       // for the peer to read the last answer
-	lingerBytes      = 256 << 10
+	idleTimeout = 120 * time.Second // between the requests of one HTTP connection
+	maxHeader   = 64 << 10          // bytes of an HTTP request's head; browsers send below 32 KiB
+	maxUnasked  = 1024              // connections that have not asked for anything yet
+	lingerTime  = time.Second       // for the peer to read the last answer
+	lingerBytes = 256 << 10
 )
 
 // ErrNoRelay is to be wrapped by the error of an [flow.Opener] that has no relay
@@ -95,6 +93,8 @@ type Front struct {
 	secret         string
 	auth           []socks5.Authenticator // by preference
 	reached        *reached
+	firstByte      time.Duration // until the first byte
+	request        time.Duration // from there to the end of the request's head
 
 	ln   net.Listener
 	addr netip.AddrPort
@@ -129,6 +129,8 @@ func New(c Config) (*Front, error) {
 		secret:         rand.Text(),
 		auth:           []socks5.Authenticator{socks5.NoAuthAuthenticator{}},
 		reached:        newReached(),
+		firstByte:      10 * time.Second,
+		request:        30 * time.Second,
 		open:           map[*conn]struct{}{},
 	}
 	if f.status == nil {
@@ -328,13 +330,13 @@ func (f *Front) closeAll() {
 // serve reads the first byte and passes the connection on. It does not close c
 // if the web server has taken it over.
 func (f *Front) serve(ctx context.Context, c *conn, web *handoff) {
-	_ = c.SetDeadline(time.Now().Add(firstByteTimeout)) // fails only on a closed connection, as does the next line
+	_ = c.SetDeadline(time.Now().Add(f.firstByte)) // fails only on a closed connection, as does the next line
 	var first [1]byte
 	if _, err := io.ReadFull(c.TCPConn, first[:]); err != nil {
 		c.Close()
 		return
 	}
-	_ = c.SetDeadline(time.Now().Add(requestTimeout))
+	_ = c.SetDeadline(time.Now().Add(f.request))
 	switch b := first[0]; {
 	case b == socksVersion5:
 		defer c.Close()

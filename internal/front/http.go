@@ -44,7 +44,7 @@ func (f *Front) newServer(ctx context.Context, transport http.RoundTripper) *htt
 		}),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
-		ReadHeaderTimeout: requestTimeout,
+		ReadHeaderTimeout: f.request,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          log,
