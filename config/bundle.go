@@ -65,10 +65,11 @@ const (
 //	transport = length u8 (1..16) | [a-z0-9-]+ | length u8 (0..64) | printable ASCII
 //
 // Flag bit 0 says that the relay's proof is due (a borrowed cover), bit 1 that
-// the hash is there; the others are 0. A port is never 0, and an address or
-// transport is never there twice. The signature is Ed25519 (RFC 8032) by the
-// issuer over "busel bundle 1" and all that goes before the signature. There is
-// one encoding for each bundle: what parses encodes to the same bytes.
+// the hash is there; the others are 0, and left for later versions. A port is
+// never 0, a hash never all zeros, and an address or transport never there
+// twice. The signature is Ed25519 (RFC 8032) by the issuer over "busel bundle 1"
+// and all that goes before the signature. There is one encoding for each
+// bundle: what parses encodes to the same bytes.
 type Bundle struct {
 	Issuer ed25519.PublicKey
 	// Sequence orders the bundles of one issuer: the highest holds.
@@ -313,14 +314,17 @@ func (r *reader) fail(field string, cause error) {
 	if r.err != nil {
 		return
 	}
+	where := "its " + field
 	if r.relay > 0 {
-		field = fmt.Sprintf("relay %d: %s", r.relay, field)
+		where = fmt.Sprintf("relay %d's %s", r.relay, field)
 	}
 	switch cause {
 	case errShort:
-		r.err = fmt.Errorf("%w: %w: it ends inside its %s; copy it again in full, or ask for it once more", ErrDamaged, errShort, field)
+		r.err = fmt.Errorf("%w: %w: it ends inside %s; copy it again in full, or ask for it once more", ErrDamaged, errShort, where)
+	case ErrForeign:
+		r.err = fmt.Errorf("%w: %s say what this version does not know; get a newer Busel", ErrForeign, where)
 	default:
-		r.err = damaged("its %s is wrong", field)
+		r.err = damaged("%s cannot be read", where)
 	}
 }
 
@@ -374,7 +378,7 @@ func (r *reader) entry() RelayEntry {
 	var e RelayEntry
 	flags := r.u8("flags")
 	if r.err == nil && flags&^(flagProof|flagPinned) != 0 {
-		r.fail("flags", ErrDamaged)
+		r.fail("flags", ErrForeign)
 	}
 	e.Proof = flags&flagProof != 0
 	e.Name = r.text(MaxName, "name")
@@ -390,7 +394,7 @@ func (r *reader) entry() RelayEntry {
 		r.rest = r.rest[n:]
 		e.Addresses = append(e.Addresses, a)
 	}
-	copy(e.Key[:], r.take(len(e.Key), "relay key"))
+	copy(e.Key[:], r.take(len(e.Key), "key"))
 	copy(e.Token[:], r.take(len(e.Token), "token"))
 	e.CoverName = r.text(maxHost, "cover name")
 	if flags&flagPinned != 0 {

@@ -255,13 +255,13 @@ func TestInviteErrors(t *testing.T) {
 		{"other tool", "vless://abc@198.51.100.7:443", ErrForeign, "paste the whole invite"},
 		{"no prefix", b.Text()[len(TextPrefix):], ErrForeign, "begins with"},
 		{"only prefix", "busel:", ErrDamaged, "ends inside its version"},
-		{"a sentence", "busel: the stork", ErrDamaged, "does not begin as an invite does"},
+		{"a sentence", "busel: the stork", ErrDamaged, "it is no invite"},
 		{"later version", withCheck(newer), ErrForeign, "get a newer Busel"},
 		{"too much", strings.Repeat(" ", MaxText+1), ErrForeign, "paste only the invite"},
-		{"cut", b.Text()[:140], ErrDamaged, "ends inside its relay 1: relay key"},
+		{"cut", b.Text()[:140], ErrDamaged, "ends inside relay 1's key"},
 		{"cut in the check digits", b.Text()[:len(b.Text())-2], ErrDamaged, "check digits"},
 		{"changed", strings.Replace(b.Text(), b.Text()[60:62], "ZZ", 1), ErrDamaged, "check digits do not match"},
-		{"unknown flag", withCheck(flags), ErrDamaged, "relay 1: flags is wrong"},
+		{"unknown flag", withCheck(flags), ErrForeign, "relay 1's flags say what this version does not know"},
 		{"wrong signature", withCheck(forged), ErrForged, "ask for a new one in person"},
 		{"signed by another", foreignSigner.Text(), ErrForged, "do not use it"},
 		{"signed without label", unlabelled.Text(), ErrForged, "do not use it"},
@@ -467,18 +467,30 @@ func FuzzParseBundle(f *testing.F) {
 }
 
 // FuzzParseText demands that what is read has one text form, which is read to
-// the same, and that errors never quote the input.
+// the same; that noise inside an invite never makes another invite of it; and
+// that noise behind it does no harm.
 func FuzzParseText(f *testing.F) {
 	for _, b := range testBundles(f) {
-		f.Add(b.Text())
-		f.Add("> " + strings.ToLower(b.Text()) + "\n> ok")
+		f.Add(b.Text(), uint16(0))
+		f.Add("> "+strings.ToLower(b.Text())+"\n> ok", uint16(7))
 	}
-	f.Add("busel:busel: AAAA\u200b")
-	f.Fuzz(func(t *testing.T, text string) {
+	f.Add("busel:busel: AAAA\u200b", uint16(1000))
+	usual := mustSign(f, 1, 1, usualRelay())
+	f.Fuzz(func(t *testing.T, text string, at uint16) {
+		if len(text) > MaxText/2 {
+			return
+		}
 		b, err := ParseText(text)
 		if err != nil {
 			if !errors.Is(err, ErrForeign) && !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrForged) {
 				t.Fatalf("untyped error %v", err)
+			}
+			if b, err = ParseText(usual.Text() + text); err != nil || !b.Equal(usual) {
+				t.Fatalf("%q behind it: %v", text, err)
+			}
+			i := int(at) % len(usual.Text())
+			if b, err = ParseText(usual.Text()[:i] + text + usual.Text()[i:]); err == nil && !b.Equal(usual) {
+				t.Fatalf("%q at %d made another invite", text, i)
 			}
 			return
 		}

@@ -105,7 +105,7 @@ func parseDigits(digits string) (*Bundle, error) {
 	b, n, err := readBundle(raw)
 	switch {
 	case errors.Is(err, ErrForeign) && !checks(raw, len(raw)-checkLen):
-		return nil, damaged("it does not begin as an invite does")
+		return nil, damaged("its beginning is changed, or it is no invite")
 	case err != nil:
 		return nil, err
 	case len(raw) < n+checkLen:
