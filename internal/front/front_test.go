@@ -505,7 +505,10 @@ func TestForward(t *testing.T) {
 		}
 	})
 	t.Run("errors", func(t *testing.T) {
-		garbage := serveTCP(t, "127.0.0.1:0", func(c *net.TCPConn) { io.WriteString(c, "SSH-2.0-OpenSSH\r\n\r\n") })
+		garbage := serveTCP(t, "127.0.0.1:0", func(c *net.TCPConn) {
+			c.Read(make([]byte, 1000))
+			io.WriteString(c, "SSH-2.0-OpenSSH\r\n\r\n")
+		})
 		for _, tt := range []struct {
 			url    string
 			status int
