@@ -71,8 +71,14 @@ func (d *decoder) err() error {
 	return d.errors
 }
 
+// maxFaults is when a file is not looked at any further: it is something else.
+const maxFaults = 100
+
 func (d *decoder) table(path string, tree map[string]any, out reflect.Value) {
 	for _, name := range slices.Sorted(maps.Keys(tree)) {
+		if len(d.errors) >= maxFaults {
+			return
+		}
 		key := join(path, name)
 		field, ok := fieldFor(out, name)
 		if !ok {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -217,6 +218,17 @@ func TestFaults(t *testing.T) {
 		if !strings.Contains(faults[0].Hint, test.hint) {
 			t.Errorf("%q: hint %q, want %q in it", test.file, faults[0].Hint, test.hint)
 		}
+	}
+}
+
+func TestFaultsAreBounded(t *testing.T) {
+	var file strings.Builder
+	for i := range 100_000 {
+		fmt.Fprintf(&file, "%s%d = 1\n", strings.Repeat("k", 100), i)
+	}
+	_, err := ParseClient("c", []byte(file.String()))
+	if faults, _ := errors.AsType[Errors](err); len(faults) != maxFaults {
+		t.Errorf("%d faults, want %d", len(faults), maxFaults)
 	}
 }
 
