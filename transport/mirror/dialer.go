@@ -2,10 +2,16 @@ package mirror
 
 import (
 	"context"
+	"crypto/ecdh"
 	"crypto/x509"
+	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"sync"
 
 	"busel/internal/wire"
+	"busel/obfs/look"
 	"busel/transport"
 )
 
@@ -28,17 +34,159 @@ type DialerConfig struct {
 }
 
 // Dialer makes carriers to one relay. It is safe for concurrent use.
-type Dialer struct{ cfg DialerConfig }
+type Dialer struct {
+	cfg      DialerConfig
+	log      *slog.Logger
+	relay    *ecdh.PublicKey
+	verifier *verifier
+	look     *look.Look
+
+	mu     sync.Mutex
+	closed bool
+	open   map[*client]struct{}
+	wg     sync.WaitGroup // of all clients' goroutines; Add under mu
+}
 
 var _ transport.Dialer = (*Dialer)(nil)
 
-// NewDialer checks cfg and starts nothing.
-func NewDialer(cfg DialerConfig) (*Dialer, error) { return &Dialer{cfg: cfg}, nil }
+// maxHelloPayload is the longest hello in bytes: a record less its marker, tag
+// and length.
+const maxHelloPayload = maxPlain - 2
 
-// Dial implements [transport.Dialer].
-func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello) (transport.Carrier, *wire.Accept, error) {
-	return nil, nil, &transport.DialError{Route: r, Err: context.Cause(ctx)}
+// NewDialer checks cfg and starts nothing.
+func NewDialer(cfg DialerConfig) (*Dialer, error) {
+	relay, err := ecdh.X25519().NewPublicKey(cfg.PublicKey[:])
+	if err != nil {
+		return nil, fmt.Errorf("mirror dialer: relay's key: %w", err)
+	}
+	if cfg.CoverName == "" {
+		return nil, errors.New("mirror dialer: the cover's name is missing")
+	}
+	v, err := newVerifier(cfg.CoverName, cfg.CertHash, cfg.Roots)
+	if err != nil {
+		return nil, fmt.Errorf("mirror dialer: %w", err)
+	}
+	if cfg.Network == nil {
+		cfg.Network = transport.System{KeepAlive: transport.BrowserKeepAlive}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Dialer{
+		cfg: cfg, log: cfg.Logger, relay: relay, verifier: v,
+		look: look.Chromium156(),
+		open: map[*client]struct{}{},
+	}, nil
 }
 
-// Close ends all carriers and waits until nothing of the dialer runs.
-func (d *Dialer) Close() error { return nil }
+// Dial implements [transport.Dialer]. The encoded hello must be at most 16375
+// bytes long.
+func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello) (transport.Carrier, *wire.Accept, error) {
+	fail := func(s transport.Stage, f transport.Failure, err error) (transport.Carrier, *wire.Accept, error) {
+		if ctx.Err() != nil { // not evidence of anything
+			f, err = "", context.Cause(ctx)
+		}
+		return nil, nil, &transport.DialError{Route: r, Stage: s, Failure: f, Err: err}
+	}
+	if len(hello.Append(nil)) > maxHelloPayload {
+		return fail(transport.StageConnect, "", errors.New("hello is longer than 16375 bytes"))
+	}
+	conn, err := d.connect(ctx, r.Address)
+	if err != nil {
+		return fail(transport.StageConnect, classify(err), bare(err))
+	}
+	c, err := newClient(d, conn, authority(d.cfg.CoverName, r.Address), hello)
+	if err != nil {
+		_ = conn.Close()
+		return fail(transport.StageTLS, "", err)
+	}
+	if !d.start(c) {
+		_ = conn.Close()
+		return fail(transport.StageConnect, "", net.ErrClosed)
+	}
+	if err := c.await(ctx); err != nil {
+		stage := *c.stage.Load()
+		if e, ok := errors.AsType[*transport.CarrierError](err); ok {
+			return fail(stage, e.Failure, e.Err)
+		}
+		return fail(stage, "", bare(err))
+	}
+	if status := c.accept.Status; status.Refused() {
+		c.leave(net.ErrClosed)
+		var f transport.Failure
+		if status == wire.StatusRevoked || status == wire.StatusExpired {
+			f = transport.Revoked
+		}
+		return fail(transport.StageHello, f, &wire.StatusError{Status: status})
+	}
+	d.log.Debug("carrier is live", "relay", r.Relay)
+	return &clientCarrier{c}, c.accept, nil
+}
+
+func (d *Dialer) connect(ctx context.Context, addr string) (halfCloser, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := d.cfg.Network.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	c, ok := conn.(halfCloser)
+	if !ok {
+		_ = conn.Close()
+		return nil, errors.New("network gives connections that cannot be half-closed")
+	}
+	return c, nil
+}
+
+// authority is the host in requests: with the port if it is not the usual one.
+func authority(name, addr string) string {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil || port == "443" {
+		return name
+	}
+	return net.JoinHostPort(name, port)
+}
+
+// start runs a client's goroutines, unless the dialer is closed.
+func (d *Dialer) start(c *client) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return false
+	}
+	d.open[c] = struct{}{}
+	d.wg.Go(c.browse)
+	d.wg.Go(func() {
+		c.pump()
+		d.mu.Lock()
+		delete(d.open, c)
+		d.mu.Unlock()
+	})
+	d.wg.Go(func() {
+		select {
+		case <-c.live:
+			if !c.accept.Status.Refused() {
+				c.keep()
+			}
+		case <-c.dead:
+		}
+	})
+	return true
+}
+
+// Close ends all carriers and waits until nothing of the dialer runs. Carriers
+// that were closed before may still wait up to a second for the cover's end.
+func (d *Dialer) Close() error {
+	d.mu.Lock()
+	d.closed = true
+	var open []*client
+	for c := range d.open {
+		open = append(open, c)
+	}
+	d.mu.Unlock()
+	for _, c := range open {
+		c.leave(net.ErrClosed)
+	}
+	d.wg.Wait()
+	return nil
+}

@@ -3,8 +3,13 @@ package mirror
 import (
 	"context"
 	"crypto/ecdh"
+	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"busel/transport"
@@ -30,38 +35,271 @@ type ListenerConfig struct {
 	MaxConns int               // connections at a time, strangers' included; beyond it nothing is accepted; 0 means 4096
 }
 
-// Stats are counts since the start, but for the two gauges.
+const (
+	defaultMaxConns  = 4096
+	coverDialTimeout = 10 * time.Second // far above any cover's; a stranger waits as long as the cover lets him
+	coverRetry       = time.Second      // between looks at a cover that is down
+)
+
+// Stats are counts since the start, but for the gauge.
 type Stats struct {
-	Strangers    uint64 // connections that were plain visits
-	Candidates   uint64 // connections whose ClientHello knew the relay's key
-	Carriers     uint64 // hellos that were answered with a carrier
-	Conns        int64  // gauge: connections open now
-	CarriersOpen int64  // gauge: carriers open now
-	CovertIn     uint64 // bytes of covert records read
-	CovertOut    uint64 // bytes of covert records written
-	CoverFailed  uint64 // failed dials to the cover
+	Strangers   uint64 // connections that were plain visits
+	Candidates  uint64 // connections whose ClientHello knew the relay's key
+	Carriers    uint64 // hellos that were answered with a carrier
+	Conns       int64  // gauge: connections open now
+	CovertIn    uint64 // bytes of covert records read
+	CovertOut   uint64 // bytes of covert records written
+	CoverFailed uint64 // failed dials to the cover
 }
 
 // Listener is the relay's side. Its life is [Listener.Run].
-type Listener struct{ cfg ListenerConfig }
+type Listener struct {
+	cfg     ListenerConfig
+	log     *slog.Logger
+	pending chan *pending
+	slots   chan struct{} // one for each connection
+	stats   struct {
+		strangers, candidates, carriers, covertIn, covertOut, coverFailed atomic.Uint64
+		conns                                                             atomic.Int64
+	}
+	closing sync.Once
+	closed  chan struct{}
+
+	mu   sync.Mutex
+	port net.Listener // nil while the cover is down
+}
 
 var _ transport.Listener = (*Listener)(nil)
 
 // NewListener checks cfg and starts nothing.
-func NewListener(cfg ListenerConfig) (*Listener, error) { return &Listener{cfg: cfg}, nil }
+func NewListener(cfg ListenerConfig) (*Listener, error) {
+	switch {
+	case cfg.Listen == nil:
+		return nil, errors.New("mirror listener: Listen is missing")
+	case cfg.Key == nil || cfg.Key.Curve() != ecdh.X25519():
+		return nil, errors.New("mirror listener: Key must be an X25519 key")
+	case cfg.Cover.Address == "":
+		return nil, errors.New("mirror listener: the cover's address is missing")
+	}
+	if cfg.Network == nil {
+		cfg.Network = transport.System{}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.MaxConns <= 0 {
+		cfg.MaxConns = defaultMaxConns
+	}
+	return &Listener{
+		cfg:     cfg,
+		log:     cfg.Logger,
+		pending: make(chan *pending),
+		slots:   make(chan struct{}, cfg.MaxConns),
+		closed:  make(chan struct{}),
+	}, nil
+}
 
 // Run accepts and forwards until ctx ends, then closes every connection, waits
 // for them, and returns nil; any other end is an error. It is called once.
-func (l *Listener) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+// After [Listener.Close] it goes on until the last connection has ended.
+func (l *Listener) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	conns, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	for first := true; ; first = false {
+		port, err := l.cfg.Listen(ctx)
+		switch {
+		case ctx.Err() != nil || l.isClosed():
+			if err == nil {
+				_ = port.Close()
+			}
+		case err != nil && first:
+			cancel()
+			return fmt.Errorf("mirror listener: %w", err)
+		case err != nil:
+			// The port was ours before: whoever has it now may leave.
+			l.log.Warn("port cannot be opened again, trying on", "err", bare(err))
+			if l.pause(ctx) {
+				continue
+			}
+		default:
+			l.accept(conns, port, &wg)
+			if !l.isClosed() && l.awaitCover(ctx) {
+				continue
+			}
+		}
+		if ctx.Err() != nil {
+			cancel()
+		} else {
+			wg.Wait()
+		}
+		return nil
+	}
+}
+
+func (l *Listener) isClosed() bool {
+	select {
+	case <-l.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+// accept serves the port until it is closed.
+func (l *Listener) accept(ctx context.Context, port net.Listener, wg *sync.WaitGroup) {
+	l.mu.Lock()
+	l.port = port
+	l.mu.Unlock()
+	defer l.shutPort()
+	if l.isClosed() {
+		return
+	}
+	for {
+		select {
+		case l.slots <- struct{}{}: // under overload nothing is accepted
+		case <-l.closed:
+			return
+		}
+		c, err := port.Accept()
+		if err != nil {
+			<-l.slots
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			// Out of files or memory: what is open must end first.
+			l.log.Warn("connection was not accepted", "err", bare(err))
+			if !l.pause(ctx) {
+				return
+			}
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-l.slots }()
+			l.stats.conns.Add(1)
+			defer l.stats.conns.Add(-1)
+			l.serve(ctx, c)
+		})
+	}
+}
+
+// shutPort closes the port, if it is open.
+func (l *Listener) shutPort() {
+	l.mu.Lock()
+	port := l.port
+	l.port = nil
+	l.mu.Unlock()
+	if port != nil {
+		_ = port.Close()
+	}
+}
+
+// serve forwards one connection.
+func (l *Listener) serve(ctx context.Context, c net.Conn) {
+	client, ok := c.(halfCloser)
+	if !ok {
+		_ = c.Close()
+		l.log.Error("port gives connections that cannot be half-closed")
+		return
+	}
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetNoDelay(true)
+	}
+	cover, err := l.dialCover(ctx)
+	if err != nil {
+		reset(c)
+		if ctx.Err() == nil {
+			l.stats.coverFailed.Add(1)
+			l.log.Warn("cover does not answer, the port is closed until it does", "err", bare(err))
+			l.shutPort()
+		}
+		return
+	}
+	newLink(l, client, cover).run(ctx)
+}
+
+func (l *Listener) dialCover(ctx context.Context) (halfCloser, error) {
+	ctx, cancel := context.WithTimeout(ctx, coverDialTimeout)
+	defer cancel()
+	c, err := l.cfg.Network.DialContext(ctx, "tcp", l.cfg.Cover.Address)
+	if err != nil {
+		return nil, err
+	}
+	cover, ok := c.(halfCloser)
+	if !ok {
+		_ = c.Close()
+		return nil, errors.New("network gives connections that cannot be half-closed")
+	}
+	return cover, nil
+}
+
+// awaitCover blocks until the cover answers again.
+func (l *Listener) awaitCover(ctx context.Context) bool {
+	for {
+		if c, err := l.dialCover(ctx); err == nil {
+			_ = c.Close()
+			return true
+		}
+		if !l.pause(ctx) {
+			return false
+		}
+	}
+}
+
+// pause waits about a second; false means that the listener ends.
+func (l *Listener) pause(ctx context.Context) bool {
+	t := time.NewTimer(coverRetry/2 + rand.N(coverRetry))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+	case <-l.closed:
+	}
+	return false
+}
+
+// offer hands a hello to Accept, as long as its connection lives.
+func (l *Listener) offer(p *pending) {
+	select {
+	case l.pending <- p:
+	case <-p.k.dead:
+	case <-l.closed:
+		_ = p.Close()
+	}
+}
 
 // Accept implements [transport.Listener].
 func (l *Listener) Accept(ctx context.Context) (transport.Pending, error) {
-	<-ctx.Done()
-	return nil, context.Cause(ctx)
+	select {
+	case p := <-l.pending:
+		return p, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-l.closed:
+		return nil, fmt.Errorf("mirror listener: %w", net.ErrClosed)
+	}
 }
 
 // Close implements [transport.Listener].
-func (l *Listener) Close() error { return nil }
+func (l *Listener) Close() error {
+	l.closing.Do(func() { close(l.closed) })
+	l.shutPort()
+	return nil
+}
 
 // Stats returns the counts so far.
-func (l *Listener) Stats() Stats { return Stats{} }
+func (l *Listener) Stats() Stats {
+	return Stats{
+		Strangers:   l.stats.strangers.Load(),
+		Candidates:  l.stats.candidates.Load(),
+		Carriers:    l.stats.carriers.Load(),
+		Conns:       l.stats.conns.Load(),
+		CovertIn:    l.stats.covertIn.Load(),
+		CovertOut:   l.stats.covertOut.Load(),
+		CoverFailed: l.stats.coverFailed.Load(),
+	}
+}

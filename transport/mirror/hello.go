@@ -1,0 +1,261 @@
+package mirror
+
+import (
+	"encoding/binary"
+)
+
+// IANA numbers of TLS (RFC 8446; draft-ietf-tls-ecdhe-mlkem for the hybrid).
+const (
+	recordChangeCipherSpec = 20
+	recordAlert            = 21
+	recordHandshake        = 22
+	recordData             = 23
+
+	typeClientHello = 1
+	typeServerHello = 2
+
+	extSupportedVersions = 43
+	extKeyShare          = 51
+
+	groupX25519         = 0x001d
+	groupX25519MLKEM768 = 0x11ec
+	// hybridShareLen is ML-KEM-768's encapsulation key and an x25519 share.
+	hybridShareLen = 1184 + 32
+
+	versionTLS13 = 0x0304
+)
+
+// maxHello is the longest handshake message that is parsed, both hellos.
+const maxHello = 16 << 10
+
+// retryRandom is the random of a HelloRetryRequest (RFC 8446, section 4.1.3).
+var retryRandom = [32]byte{
+	0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91,
+	0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
+}
+
+// clientHello is what recognition needs of a ClientHello.
+type clientHello struct {
+	random    [32]byte
+	sessionID [32]byte
+	share     [32]byte // E
+}
+
+// serverHello is what the key schedule and a cover's check need of a ServerHello.
+type serverHello struct {
+	random [32]byte
+	tls13  bool
+	retry  bool   // a HelloRetryRequest
+	group  uint16 // of the key share; 0 without one
+}
+
+// messages collects handshake messages from a copy of a byte stream of
+// plaintext TLS records, across record boundaries, at most [maxHello] bytes.
+type messages struct {
+	buf  []byte // of the message
+	hdr  [headerLen]byte
+	nHdr int
+	left int  // of the current record's body
+	typ  byte // of the current record
+}
+
+// outcome of feeding bytes.
+type outcome int
+
+const (
+	needMore outcome = iota
+	gotMessage
+	notTLS // no continuation makes it what is looked for
+)
+
+// feed consumes bytes of b up to the end of the first handshake message of type
+// want, which is then in m.buf, and returns how many. A change_cipher_spec
+// record is skipped, as it may follow a HelloRetryRequest. Anything else is
+// notTLS.
+func (m *messages) feed(b []byte, want byte) (n int, o outcome) {
+	for n < len(b) {
+		if m.nHdr < headerLen {
+			m.hdr[m.nHdr] = b[n]
+			m.nHdr++
+			n++
+			if m.nHdr == headerLen {
+				m.typ, m.left = m.hdr[0], int(binary.BigEndian.Uint16(m.hdr[3:]))
+				if m.hdr[1] != 3 || m.left == 0 || m.left > maxRecord ||
+					m.typ != recordHandshake && (m.typ != recordChangeCipherSpec || len(m.buf) > 0 || m.left != 1) {
+					return n, notTLS
+				}
+			}
+			continue
+		}
+		take := min(m.left, len(b)-n)
+		if m.typ == recordHandshake {
+			if size := m.size(); size >= 0 {
+				take = min(take, size-len(m.buf))
+			} else {
+				take = min(take, 4-len(m.buf))
+			}
+			m.buf = append(m.buf, b[n:n+take]...)
+			if m.buf[0] != want || m.size() > maxHello {
+				return n + take, notTLS
+			}
+		}
+		n += take
+		m.left -= take
+		if m.left == 0 {
+			m.nHdr = 0
+		}
+		if m.size() >= 0 && len(m.buf) == m.size() {
+			return n, gotMessage
+		}
+	}
+	return n, needMore
+}
+
+// size is the length of the message with its header, -1 while unknown.
+func (m *messages) size() int {
+	if len(m.buf) < 4 {
+		return -1
+	}
+	return 4 + int(m.buf[1])<<16 + int(m.buf[2])<<8 + int(m.buf[3])
+}
+
+// atBoundary reports whether the message ended with its record.
+func (m *messages) atBoundary() bool { return m.nHdr == 0 }
+
+// next forgets the message, to look for another one.
+func (m *messages) next() { m.buf = m.buf[:0] }
+
+// cursor takes fields off the front of b; ok goes false when b is too short.
+type cursor struct {
+	b  []byte
+	ok bool
+}
+
+func (c *cursor) take(n int) []byte {
+	if !c.ok || len(c.b) < n {
+		c.ok = false
+		return nil
+	}
+	b := c.b[:n]
+	c.b = c.b[n:]
+	return b
+}
+
+func (c *cursor) uint(n int) int {
+	v := 0
+	for _, x := range c.take(n) {
+		v = v<<8 | int(x)
+	}
+	return v
+}
+
+// vector takes a vector with a length of n bytes.
+func (c *cursor) vector(n int) cursor { return cursor{c.take(c.uint(n)), c.ok} }
+
+// parseClientHello reads a whole ClientHello message with its 4-byte header.
+// ok is false if it is malformed, has no 32-byte session id or no x25519 share.
+// The share is that of group x25519, else the tail of the hybrid one.
+func parseClientHello(msg []byte) (h clientHello, ok bool) {
+	c := cursor{msg, true}
+	c.take(4 + 2)
+	copy(h.random[:], c.take(32))
+	sid := c.vector(1)
+	c.vector(2)
+	c.vector(1)
+	exts := c.vector(2)
+	if !c.ok || len(c.b) != 0 || len(sid.b) != 32 {
+		return h, false
+	}
+	copy(h.sessionID[:], sid.b)
+	plain, hybrid := false, false
+	for exts.ok && len(exts.b) > 0 {
+		typ := exts.uint(2)
+		body := exts.vector(2)
+		if typ != extKeyShare {
+			continue
+		}
+		shares := body.vector(2)
+		for shares.ok && len(shares.b) > 0 {
+			group := shares.uint(2)
+			key := shares.vector(2).b
+			switch {
+			case group == groupX25519 && len(key) == 32 && !plain:
+				plain = true
+				copy(h.share[:], key)
+			case group == groupX25519MLKEM768 && len(key) == hybridShareLen && !plain && !hybrid:
+				hybrid = true
+				copy(h.share[:], key[hybridShareLen-32:])
+			}
+		}
+		if !shares.ok || !body.ok {
+			return h, false
+		}
+	}
+	return h, exts.ok && (plain || hybrid)
+}
+
+// parseServerHello reads a whole ServerHello message with its 4-byte header.
+func parseServerHello(msg []byte) (h serverHello, ok bool) {
+	c := cursor{msg, true}
+	c.take(4 + 2)
+	copy(h.random[:], c.take(32))
+	c.vector(1)
+	c.take(2 + 1)
+	h.retry = h.random == retryRandom
+	if !c.ok {
+		return h, false
+	}
+	if len(c.b) == 0 { // no extensions: TLS 1.2
+		return h, true
+	}
+	exts := c.vector(2)
+	for exts.ok && len(exts.b) > 0 {
+		typ := exts.uint(2)
+		body := exts.vector(2)
+		switch typ {
+		case extSupportedVersions:
+			h.tls13 = body.uint(2) == versionTLS13
+		case extKeyShare:
+			h.group = uint16(body.uint(2))
+		}
+	}
+	return h, c.ok && exts.ok
+}
+
+// helloWatch follows the cover's plaintext until the ServerHello that decides.
+type helloWatch struct {
+	msgs    messages
+	retried bool
+	hello   serverHello
+}
+
+// feed consumes bytes up to the end of the deciding ServerHello. With
+// gotMessage, hello is a TLS 1.3 ServerHello that ended its record, as it must
+// before the keys change (RFC 8446, section 5.1); with notTLS nothing covert is
+// possible on the connection.
+func (w *helloWatch) feed(b []byte) (n int, o outcome) {
+	for n < len(b) {
+		m, o := w.msgs.feed(b[n:], typeServerHello)
+		n += m
+		if o != gotMessage {
+			return n, o
+		}
+		h, ok := parseServerHello(w.msgs.buf)
+		if !ok || !w.msgs.atBoundary() {
+			return n, notTLS
+		}
+		w.hello = h
+		if !h.tls13 {
+			return n, notTLS
+		}
+		if !h.retry {
+			return n, gotMessage
+		}
+		if w.retried {
+			return n, notTLS
+		}
+		w.retried = true
+		w.msgs.next()
+	}
+	return n, needMore
+}

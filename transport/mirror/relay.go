@@ -1,0 +1,756 @@
+package mirror
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	mrand "math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/flynn/noise"
+
+	"busel/internal/wire"
+	"busel/transport"
+)
+
+// Times of rule 5 (DESIGN.md section 4).
+const (
+	coverSilence = 10 * time.Millisecond  // after the cover's record that follows the Finished
+	replyLatest  = 300 * time.Millisecond // after the hello, whatever the cover does
+)
+
+// closeTime bounds how long a carrier that the session closed waits for the
+// cover to end the visit.
+const closeTime = 2 * time.Second
+
+// writeGrace is how long a write may go on after Close, so that a record is not
+// cut needlessly.
+const writeGrace = 200 * time.Millisecond
+
+// Sizes of read buffers in bytes. A record must fit; a buffer grows when reads
+// fill it.
+const (
+	minBuffer = 32 << 10
+	maxBuffer = 256 << 10
+)
+
+// proofAfter is how long the cover's record must at least be that the proof
+// follows: longer than an alert, so that nobody who could not finish the
+// handshake ever sees a proof.
+const proofAfter = 40
+
+// mode of a link.
+const (
+	undecided int32 = iota // the ClientHello has not been read whole
+	candidate              // it knew S
+	plain                  // forwarding for the rest of its life
+)
+
+// link is one connection through the relay: client, relay, cover.
+type link struct {
+	l             *Listener
+	client, cover halfCloser
+	done          chan struct{} // closed when both directions have ended
+	finish        sync.Once
+
+	mode    atomic.Int32
+	secrets atomic.Pointer[secrets] // set by down before the ServerHello's last byte passes
+	// Written by up before mode becomes candidate, read by down after.
+	hello clientHello
+	es    []byte
+
+	*ending   // of the carrier, if there is one
+	closing   atomic.Bool
+	finished  atomic.Bool // the client's Finished began to pass
+	in        inbox
+	out       outbox
+	confirmed chan struct{} // closed when a client record after the reply has opened (rule 7)
+	up        lane
+	keyed     atomic.Bool // up.aead is set
+	closer    atomic.Pointer[time.Timer]
+
+	upEOF, downEOF atomic.Bool
+	coverReset     atomic.Bool // a write to the cover failed
+	gate           gate
+	aux            sync.WaitGroup // the proof, the offer of a hello
+}
+
+// gate keeps what rule 5 asks about the cover.
+type gate struct {
+	mu    sync.Mutex
+	last  time.Time     // when the cover last sent something
+	size  int           // length of a cover's record after the Finished
+	ready bool          // a record followed the Finished
+	long  bool          // one of at least proofAfter bytes did
+	news  chan struct{} // capacity 1: ready or long became true
+}
+
+func (g *gate) record(size int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ready = true
+	if size >= proofAfter && !g.long {
+		g.long = true
+		g.size = size
+	}
+	select {
+	case g.news <- struct{}{}:
+	default:
+	}
+}
+
+func (g *gate) active(now time.Time) {
+	g.mu.Lock()
+	g.last = now
+	g.mu.Unlock()
+}
+
+// wait blocks until the gate is open: a record passed, a long one if asked for,
+// and the cover was silent since, or latest has come (if not zero). It returns
+// false if dead is closed first.
+func (g *gate) wait(long bool, latest time.Time, dead <-chan struct{}) bool {
+	for {
+		g.mu.Lock()
+		open := g.ready && (g.long || !long)
+		until := g.last.Add(coverSilence)
+		g.mu.Unlock()
+		now := time.Now()
+		if open && !now.Before(until) || !latest.IsZero() && !now.Before(latest) {
+			return true
+		}
+		var alarm <-chan time.Time
+		var timer *time.Timer
+		if next := until; open || !latest.IsZero() {
+			if !open || !latest.IsZero() && latest.Before(next) {
+				next = latest
+			}
+			timer = time.NewTimer(next.Sub(now))
+			alarm = timer.C
+		}
+		select {
+		case <-alarm:
+		case <-g.news:
+		case <-dead:
+		}
+		if timer != nil {
+			timer.Stop()
+		}
+		select {
+		case <-dead:
+			return false
+		default:
+		}
+	}
+}
+
+func newLink(l *Listener, client, cover halfCloser) *link {
+	k := &link{
+		l: l, client: client, cover: cover,
+		done:      make(chan struct{}),
+		ending:    newEnding(),
+		confirmed: make(chan struct{}),
+		gate:      gate{news: make(chan struct{}, 1)},
+	}
+	k.in = newInbox(k.ending)
+	k.out = outbox{
+		ending: k.ending, turn: newTurn(), conn: client,
+		sent:  func(n int) { l.stats.covertOut.Add(uint64(n)) },
+		broke: k.broke,
+	}
+	k.up = lane{dir: dirClient}
+	k.out.lane = lane{dir: dirRelay}
+	return k
+}
+
+// run forwards until both directions have ended or ctx does.
+func (k *link) run(ctx context.Context) {
+	stop := context.AfterFunc(ctx, k.shut)
+	defer stop()
+	var wg sync.WaitGroup
+	wg.Go(k.runDown)
+	k.runUp()
+	wg.Wait()
+	k.end(&transport.CarrierError{Err: errCoverDone})
+	k.aux.Wait()
+	k.in.finish()
+	_ = k.client.Close()
+	_ = k.cover.Close()
+	if t := k.closer.Load(); t != nil {
+		t.Stop()
+	}
+}
+
+// shut closes both ends as they are.
+func (k *link) shut() {
+	k.end(net.ErrClosed)
+	k.finish.Do(func() { close(k.done) })
+	_ = k.client.Close()
+	_ = k.cover.Close()
+}
+
+// abort passes a reset on: whichever end saw it, the other one gets it.
+func (k *link) abort() {
+	k.end(&transport.CarrierError{Failure: transport.Reset, Err: errCoverDone})
+	k.finish.Do(func() { close(k.done) })
+	reset(k.client)
+	reset(k.cover)
+}
+
+// broke ends a connection on which a covert record was written in part.
+func (k *link) broke(error) {
+	if k.closing.Load() {
+		k.shut()
+	} else {
+		k.abort()
+	}
+}
+
+// over reports whether err is our own doing and not the peer's.
+func over(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// fin passes the end of from on to to and waits for the other direction's, or
+// for a reset that follows the end.
+func (k *link) fin(from, to halfCloser, mine, other *atomic.Bool) {
+	mine.Store(true)
+	if k.coverReset.Load() || to.CloseWrite() != nil && !k.closing.Load() {
+		k.abort() // the far end is gone already, and its reset passed on
+		return
+	}
+	if other.Load() {
+		k.finish.Do(func() { close(k.done) })
+		past := time.Unix(1, 0) // wakes the other direction's awaitReset
+		_ = from.SetReadDeadline(past)
+		_ = to.SetReadDeadline(past)
+		return
+	}
+	if awaitReset(from, k.done) {
+		k.abort()
+	}
+}
+
+// setPlain makes everything pass as it comes from now on.
+func (k *link) setPlain() { k.mode.Store(plain) }
+
+// tampered is rule 3: whatever comes passes, nothing is inserted or taken out.
+func (k *link) tampered() {
+	k.setPlain()
+	k.end(&transport.CarrierError{Failure: transport.ClosedEarly, Err: errTampered})
+	k.in.finish()
+}
+
+// --- client to cover ---
+
+func (k *link) runUp() {
+	buf := make([]byte, maxHello)
+	var msgs messages
+	sc := scanner{want: k.wantUp}
+	sc.began = func(typ byte, _ int) {
+		if typ == recordData && k.secrets.Load() != nil {
+			k.finished.Store(true)
+		}
+	}
+	for k.mode.Load() == undecided {
+		n, err := k.client.Read(buf)
+		if n > 0 {
+			sc.pass(buf[:n])
+			switch _, o := msgs.feed(buf[:n], typeClientHello); o {
+			case gotMessage:
+				k.decide(k.recognise(msgs.buf))
+			case notTLS:
+				k.decide(false)
+			}
+			if !k.toCover(buf[:n]) {
+				return
+			}
+		}
+		if err != nil {
+			k.decide(false)
+			k.upEnds(err)
+			return
+		}
+	}
+	if k.mode.Load() == candidate {
+		if !k.scanUp(&sc) {
+			return
+		}
+	}
+	_, err := io.Copy(k.cover, k.client)
+	switch {
+	case err == nil:
+		k.upEnds(io.EOF)
+	case over(err):
+	case gone(k.cover) && !gone(k.client):
+		k.coverGone()
+	default:
+		k.abort()
+	}
+}
+
+// decide is called once, before the last byte of the ClientHello passes.
+func (k *link) decide(known bool) {
+	if known {
+		k.l.stats.candidates.Add(1)
+		k.mode.Store(candidate)
+	} else {
+		k.l.stats.strangers.Add(1)
+		k.mode.Store(plain)
+	}
+}
+
+// recognise reports whether the sender of the ClientHello knew S.
+func (k *link) recognise(msg []byte) bool {
+	h, ok := parseClientHello(msg)
+	if !ok {
+		return false
+	}
+	share, err := ecdh.X25519().NewPublicKey(h.share[:])
+	if err != nil {
+		return false
+	}
+	es, err := k.l.cfg.Key.ECDH(share) // fails for a degenerate share
+	if err != nil || subtle.ConstantTimeCompare(sessionID(h.random, es), h.sessionID[:]) != 1 {
+		return false
+	}
+	k.hello, k.es = h, es
+	return true
+}
+
+// toCover writes to the cover, and reports whether up goes on.
+func (k *link) toCover(b []byte) bool {
+	if k.closing.Load() {
+		return true // dropped: the visit is over, only the cover's end is awaited
+	}
+	if _, err := k.cover.Write(b); err != nil {
+		if k.closing.Load() {
+			return true
+		}
+		if !over(err) {
+			k.coverGone()
+		}
+		return false
+	}
+	return true
+}
+
+// coverGone is a failed write to the cover. What it sent before may still wait
+// to be read, so down passes that on and then the reset.
+func (k *link) coverGone() {
+	k.coverReset.Store(true)
+	if k.downEOF.Load() {
+		k.abort()
+	}
+}
+
+// upEnds is the end of the client's bytes.
+func (k *link) upEnds(err error) {
+	switch {
+	case err == io.EOF:
+		k.end(&transport.CarrierError{Err: io.EOF})
+		k.fin(k.client, k.cover, &k.upEOF, &k.downEOF)
+	case !over(err):
+		k.abort()
+	}
+}
+
+// wantUp is the marker of the client's next covert record.
+func (k *link) wantUp() (m [markerLen]byte, ok bool) {
+	s := k.secrets.Load()
+	if s == nil || k.mode.Load() != candidate {
+		return m, false
+	}
+	return s.mark(dirClient, k.up.n), true
+}
+
+// scanUp takes covert records out of a candidate's bytes until the link becomes
+// plain. It reports whether up goes on.
+func (k *link) scanUp(sc *scanner) bool {
+	buf := make([]byte, minBuffer)
+	r, w := 0, 0
+	for {
+		n, err := k.client.Read(buf[w:])
+		w += n
+		for r < w {
+			pass, covert := sc.next(buf[r:w])
+			if pass > 0 {
+				k.in.deliver()
+				if !k.toCover(buf[r : r+pass]) {
+					return false
+				}
+				r += pass
+			}
+			switch {
+			case covert > 0 && k.closing.Load():
+				r += covert
+			case covert > 0 && k.covert(buf[r:r+covert]):
+				r += covert
+				k.l.stats.covertIn.Add(uint64(covert))
+			case covert > 0:
+				k.tampered()
+			}
+			if pass == 0 && covert == 0 {
+				break
+			}
+		}
+		k.in.deliver()
+		if k.mode.Load() == plain || err != nil {
+			if r < w && !k.toCover(buf[r:w]) {
+				return false
+			}
+			if err != nil {
+				k.upEnds(err)
+				return false
+			}
+			if !k.closing.Load() {
+				return true
+			}
+			r = w
+		}
+		buf, r, w = shift(buf, r, w)
+	}
+}
+
+// shift makes room for the next read: what is left moves to the front, and a
+// buffer that was full is doubled.
+func shift(buf []byte, r, w int) ([]byte, int, int) {
+	full := w == len(buf)
+	if full && len(buf) < maxBuffer {
+		bigger := make([]byte, 2*len(buf))
+		return bigger, 0, copy(bigger, buf[r:w])
+	}
+	if r == w {
+		return buf, 0, 0
+	}
+	if full || r > len(buf)/2 {
+		return buf, 0, copy(buf, buf[r:w])
+	}
+	return buf, r, w
+}
+
+// covert takes one record with the right marker. It returns false if the record
+// must pass to the cover as it came.
+func (k *link) covert(rec []byte) bool {
+	if k.up.n == 0 {
+		return k.takeHello(rec)
+	}
+	if !k.keyed.Load() {
+		return false
+	}
+	dst := k.in.room(len(rec) - prefixLen - tagLen)
+	if dst == nil {
+		return false
+	}
+	n, err := k.up.open(dst, rec)
+	if err != nil {
+		return false
+	}
+	k.in.n += n
+	if k.up.n == 2 {
+		close(k.confirmed)
+	}
+	return true
+}
+
+// takeHello opens the client's Noise message.
+func (k *link) takeHello(rec []byte) bool {
+	s := k.secrets.Load()
+	hs, err := s.responder(k.l.cfg.Key)
+	if err != nil {
+		return false
+	}
+	msg := append(k.hello.share[:len(k.hello.share):len(k.hello.share)], rec[prefixLen:]...)
+	body, _, _, err := hs.ReadMessage(nil, msg)
+	if err != nil {
+		return false
+	}
+	body, err = unpack(body)
+	if err != nil {
+		return false
+	}
+	p := &pending{k: k, noise: hs, at: time.Now()}
+	p.hello, err = wire.ParseHello(body)
+	switch {
+	case errors.Is(err, wire.ErrVersion):
+		k.up.n++
+		k.aux.Go(func() {
+			if _, err := p.Answer(&wire.Accept{Status: wire.StatusVersion}); err != nil {
+				k.l.log.Debug("hello of another version was not answered", "err", bare(err))
+			}
+		})
+		return true
+	case err != nil:
+		k.l.log.Debug("hello is malformed", "err", err)
+		return false
+	}
+	k.up.n++
+	k.aux.Go(func() { k.l.offer(p) })
+	return true
+}
+
+// --- cover to client ---
+
+func (k *link) runDown() {
+	var (
+		buf     = make([]byte, minBuffer)
+		watch   helloWatch
+		known   bool // the ServerHello has passed
+		early   bool // the cover spoke before the ClientHello was whole
+		holding bool // the turn, because a genuine record has not passed whole
+		tr      tracker
+	)
+	tr.began = func(_ byte, size int) {
+		if k.finished.Load() {
+			k.gate.record(size + headerLen)
+		}
+	}
+	defer func() {
+		if holding {
+			k.out.turn.give()
+		}
+	}()
+	for {
+		n, err := k.cover.Read(buf)
+		b := buf[:n]
+		mode := k.mode.Load()
+		if n > 0 && mode == candidate && !known {
+			if early {
+				k.setPlain()
+			} else if _, o := watch.feed(b); o == gotMessage {
+				known = true
+				s := newSecrets(k.hello.random, watch.hello.random, k.es)
+				k.out.lane.s = s
+				k.secrets.Store(s)
+				if k.l.cfg.Cover.Borrowed {
+					k.aux.Go(k.prove)
+				}
+			} else if o == notTLS {
+				k.setPlain()
+			}
+		}
+		if n > 0 {
+			early = early || mode == undecided
+			if !holding {
+				k.out.turn.take()
+				holding = true
+			}
+			tr.pass(b)
+			k.gate.active(time.Now())
+			if _, werr := k.client.Write(b); werr != nil {
+				if !over(werr) {
+					k.abort()
+				}
+				return
+			}
+			if tr.boundary() || k.mode.Load() == plain {
+				k.out.turn.give()
+				holding = false
+			}
+		}
+		if err != nil {
+			k.downEnds(err, &holding)
+			return
+		}
+		if k.mode.Load() == plain && !holding {
+			_, err := io.Copy(k.client, k.cover)
+			switch {
+			case err == nil:
+				k.downEnds(io.EOF, &holding)
+			case over(err):
+			default:
+				k.abort()
+			}
+			return
+		}
+	}
+}
+
+// downEnds is the end of the cover's bytes (rule 4).
+func (k *link) downEnds(err error, holding *bool) {
+	if err != io.EOF {
+		if !over(err) {
+			k.abort()
+		}
+		return
+	}
+	k.end(&transport.CarrierError{Err: errCoverDone})
+	k.setPlain()
+	if !*holding {
+		k.out.turn.take()
+	}
+	k.out.stop = true
+	k.out.turn.give()
+	*holding = false
+	if k.closing.Load() {
+		_ = k.client.CloseWrite()
+		_ = k.client.Close()
+		return
+	}
+	k.fin(k.cover, k.client, &k.downEOF, &k.upEOF)
+}
+
+// prove inserts the relay's proof (a borrowed cover only).
+func (k *link) prove() {
+	if !k.gate.wait(true, time.Time{}, k.dead) {
+		return
+	}
+	s := k.secrets.Load()
+	k.gate.mu.Lock()
+	size := k.gate.size - headerLen
+	k.gate.mu.Unlock()
+	size = min(max(size, minRecord), maxRecord) - markerLen - tagLen
+	rec := appendPrefix(nil, s.mark(dirProof, 0), size+tagLen)
+	rec = s.proofAEAD().Seal(rec, make([]byte, 12), make([]byte, size), rec[:prefixLen])
+	select {
+	case <-k.out.turn:
+	case <-k.dead:
+		return
+	}
+	defer k.out.turn.give()
+	if k.mode.Load() != candidate || k.ended() {
+		return
+	}
+	if err := k.out.flush(rec); err != nil {
+		k.l.log.Debug("proof was not sent", "err", err)
+	}
+}
+
+// --- pending and carrier ---
+
+// pending implements [transport.Pending].
+type pending struct {
+	k     *link
+	noise *noise.HandshakeState
+	hello *wire.Hello
+	at    time.Time
+	once  sync.Once
+}
+
+func (p *pending) Hello() *wire.Hello { return p.hello }
+
+// Close implements [transport.Pending].
+func (p *pending) Close() error {
+	p.once.Do(func() {
+		p.k.setPlain()
+		p.k.end(net.ErrClosed)
+	})
+	return nil
+}
+
+var errAnswered = errors.New("hello was answered already")
+
+// replySizes are the Noise payload's bytes of a reply: about what a site
+// answers to a first request.
+const replyMin, replyMax = 256, 1400
+
+// Answer implements [transport.Pending]. The accept payload must be at most
+// 16343 bytes long.
+func (p *pending) Answer(a *wire.Accept) (c transport.Carrier, err error) {
+	err = errAnswered
+	p.once.Do(func() { c, err = p.answer(a) })
+	return c, err
+}
+
+func (p *pending) answer(a *wire.Accept) (transport.Carrier, error) {
+	k := p.k
+	full := *a
+	full.CoverIdle, full.CoverLifetime = k.l.cfg.Cover.Idle, k.l.cfg.Cover.Lifetime
+	payload := full.Append(nil)
+	if len(payload) > maxPlain-32-2 {
+		return nil, fmt.Errorf("accept payload of %d bytes does not fit a record", len(payload))
+	}
+	s := k.secrets.Load()
+	msg, toRelay, toClient, err := p.noise.WriteMessage(nil, pack(payload, replyMin+mrand.IntN(replyMax-replyMin)))
+	if err != nil {
+		return nil, err
+	}
+	s.maskE(msg)
+	rec := append(appendPrefix(nil, s.mark(dirRelay, 0), len(msg)), msg...)
+	cipher := wire.AES256GCM
+	if p.hello != nil {
+		cipher = p.hello.Cipher
+	}
+	in, err := newAEAD(cipher, toRelay.UnsafeKey())
+	if err != nil {
+		return nil, err
+	}
+	out, err := newAEAD(cipher, toClient.UnsafeKey())
+	if err != nil {
+		return nil, err
+	}
+	if !k.gate.wait(false, p.at.Add(replyLatest), k.dead) {
+		return nil, k.err
+	}
+	select {
+	case <-k.out.turn:
+	case <-k.dead:
+		return nil, k.err
+	}
+	defer k.out.turn.give()
+	if k.ended() {
+		return nil, k.err
+	}
+	refused := full.Status.Refused()
+	if !refused {
+		k.up.aead = in
+		k.keyed.Store(true)
+	}
+	k.out.lane.aead, k.out.lane.n = out, 1
+	if err := k.out.flush(rec); err != nil {
+		return nil, err
+	}
+	if refused {
+		k.out.stop = true
+		k.setPlain()
+		return nil, nil
+	}
+	k.l.stats.carriers.Add(1)
+	return &relayCarrier{k}, nil
+}
+
+// relayCarrier implements [transport.Carrier] at the relay.
+type relayCarrier struct{ k *link }
+
+// WriteFrames implements [transport.Carrier]. It waits until a record of the
+// client has opened (rule 7).
+func (c *relayCarrier) WriteFrames(batch []transport.Frame) error {
+	select {
+	case <-c.k.confirmed:
+	case <-c.k.dead:
+		return c.k.err
+	}
+	return c.k.out.writeFrames(batch)
+}
+
+// ReadFrames implements [transport.Carrier].
+func (c *relayCarrier) ReadFrames(buf []byte) (int, error) { return c.k.in.readFrames(buf) }
+
+// Properties implements [transport.Carrier].
+func (c *relayCarrier) Properties() transport.Properties {
+	return properties(c.k.l.cfg.Cover.Idle, c.k.l.cfg.Cover.Lifetime)
+}
+
+func properties(idle, life time.Duration) transport.Properties {
+	return transport.Properties{Kind: "mirror", Ordered: true, CoverIdle: idle, CoverLifetime: life}
+}
+
+// Close implements [transport.Carrier]: the relay tells the cover that its
+// visitor has left, and the cover ends the visit in its own way.
+func (c *relayCarrier) Close() error {
+	k := c.k
+	if k.closing.Swap(true) {
+		return nil
+	}
+	k.end(net.ErrClosed)
+	k.closer.Store(time.AfterFunc(closeTime, k.shut))
+	k.out.hurry()
+	_ = k.cover.CloseWrite()
+	return nil
+}

@@ -1,0 +1,49 @@
+package mirror
+
+import (
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// awaitReset blocks after EOF was read from c until the peer resets the
+// connection, and reports that; it returns false once c is closed or its read
+// deadline passes. After EOF Go shows no RST, but the poller wakes for it.
+func awaitReset(c net.Conn, _ <-chan struct{}) bool {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	wasReset := false
+	_ = raw.Read(func(fd uintptr) bool {
+		if e, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR); err != nil || e != 0 {
+			wasReset = true
+			return true
+		}
+		return false
+	})
+	return wasReset
+}
+
+// gone reports whether c's connection no longer exists in the kernel.
+func gone(c net.Conn) bool {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return true
+	}
+	closed := true
+	_ = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		closed = err != nil || info.State == unix.BPF_TCP_CLOSE
+	})
+	return closed
+}
