@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"sync"
 )
 
@@ -19,9 +20,9 @@ type Half interface {
 // end of ctx aborts both directions at once. It returns the bytes copied from a
 // to b and back, and the first error that was not an ordinary end.
 //
-// An abort must not look like an end: a side with SetLinger, such as a
-// *net.TCPConn, is closed with RST, so that an application never takes half a
-// download for a whole one. A [Stream] aborts by its own Close.
+// An abort must not look like an end: a *net.TCPConn is closed with RST, so that
+// an application never takes half a download for a whole one. Any other side
+// aborts by its own Close, as a [Stream] does.
 //
 // It copies with [io.Copy], so a side that is an [io.ReaderFrom] or
 // [io.WriterTo] moves the bytes without a buffer in between.
@@ -60,8 +61,8 @@ func Join(ctx context.Context, a, b Half) (aToB, bToA int64, err error) {
 }
 
 func abort(h Half) {
-	if l, ok := h.(interface{ SetLinger(sec int) error }); ok {
-		l.SetLinger(0) // an error means that it is closed already
+	if tcp, ok := h.(*net.TCPConn); ok {
+		tcp.SetLinger(0) // an error means that it is closed already
 	}
 	h.Close()
 }
