@@ -27,6 +27,7 @@ type attachment struct {
 	proven  bool // rule 7: the peer has said something after the reply
 	open    bool // live, proven, active: streams may use it
 	suspect bool
+	doubted time.Time // when it became suspect
 	// confirmed: the relay's accept said CARRIER(n, active), so the frames in the
 	// hello were opened.
 	confirmed bool
@@ -329,22 +330,24 @@ func (a *attachment) fill() bool {
 		}
 		return len(a.batch) > 0
 	}
-	before := a.inflight > 0 || a.pingOut
+	before, echoes := a.inflight > 0 || a.pingOut, len(a.batch)
 	c.fillControl(a)
 	size := c.fillDatagrams(a, maxBatch)
-	size = c.fillStreams(a, maxBatch-size)
-	now := time.Time{}
-	if a.pingDue || size > 0 {
-		now = time.Now()
-		if a.pingDue || now.Sub(a.pingAt) >= pingEvery && !a.pingOut {
-			a.ping(now)
-		}
-	}
+	c.fillStreams(a, maxBatch-size)
 	if c.ackFlush || len(a.batch) > 0 {
 		c.fillAcks(a)
 	}
-	if len(a.batch) == 0 {
+	if len(a.batch) == 0 && !a.pingDue {
 		return false
+	}
+	now := time.Now()
+	switch {
+	case a.pingDue:
+		a.ping(now)
+	case a.pingOut || len(a.batch) == echoes:
+	case now.Sub(a.pingAt) >= pingEvery && a.inflight > 0, now.Sub(a.lastRecv) >= probeAfter:
+		// The second: what is sent into silence, even an ACK, asks for a sign of life.
+		a.ping(now)
 	}
 	if !before && (a.inflight > 0 || a.pingOut) {
 		a.waiting = now
@@ -533,6 +536,9 @@ func (c *core) readLoop(a *attachment) {
 		a.lastRecv = time.Now()
 		a.down += uint64(n)
 		a.suspect = false
+		if c.client {
+			c.supersede(a)
+		}
 		if !a.proven {
 			a.proven = true
 			c.setOpen(a)
@@ -550,6 +556,17 @@ func (c *core) readLoop(a *attachment) {
 			c.tickBy(a.lastRecv.Add(probeAfter))
 		}
 		c.unlock()
+	}
+}
+
+// supersede drops carriers that are silent since they became suspect, now that
+// a has delivered something: suspicion alone is not death (DESIGN section 6).
+func (c *core) supersede(a *attachment) {
+	for i := 0; a.open && i < len(c.atts); i++ {
+		if b := c.atts[i]; b != a && b.suspect && b.live && b.doubted.Before(a.lastRecv) {
+			c.detach(b, &transport.CarrierError{Failure: transport.Frozen, Err: errSilent})
+			i--
+		}
 	}
 }
 
@@ -590,7 +607,13 @@ func (a *attachment) tick(now time.Time) (next time.Time) {
 	if a.inflight > 0 || a.pingOut {
 		at := a.due(now)
 		if !now.Before(at) && c.client && !a.suspect {
-			a.suspect = true
+			a.suspect, a.doubted = true, now
+			for _, b := range c.atts { // is another one better off?
+				if b != a && b.open && !b.suspect {
+					b.pingDue = true
+					b.wake()
+				}
+			}
 			c.log.Debug("carrier is suspect", "carrier", a.n, "silent", now.Sub(a.lastRecv))
 			at = a.due(now)
 		}

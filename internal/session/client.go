@@ -315,14 +315,15 @@ func (cl *Client) WaitNeeded(ctx context.Context) error {
 	}
 }
 
-// Set changes what may be sent on the attached carrier n, at both ends.
-// [wire.CarrierDropped] ends it; what it carried moves to another.
+// Set changes what may be sent on carrier n, at both ends; before Attach it
+// says what the carrier will be. [wire.CarrierDropped] ends it: what it carried
+// moves to another.
 func (cl *Client) Set(n uint32, state wire.CarrierState) {
 	c := cl.c
 	c.mu.Lock()
 	defer c.unlock()
 	for _, a := range c.atts {
-		if a.n != n || !a.live {
+		if a.n != n {
 			continue
 		}
 		if state == wire.CarrierDropped {
@@ -391,8 +392,8 @@ func (o *Offer) seal(header []byte) []byte {
 	}
 	a.scratch = make([]byte, 0, scratch)
 	a.start()
-	a.add(transport.LaneControl, wire.Frame{Type: wire.Carrier, ID: uint64(a.n), State: wire.CarrierActive})
-	if c.open == 0 { // else the queue is in good hands
+	a.add(transport.LaneControl, wire.Frame{Type: wire.Carrier, ID: uint64(a.n), State: a.state})
+	if c.open == 0 && a.state == wire.CarrierActive { // else the queue is in good hands
 		c.fillStreams(a, helloFrames)
 		size := 0
 		for _, f := range a.batch {
@@ -436,7 +437,6 @@ func (o *Offer) Attach(ctx context.Context, carrier transport.Carrier, accept *w
 		return &wire.StatusError{Status: accept.Status}
 	}
 	return c.attach(ctx, a, carrier, func() error {
-		now := time.Now()
 		switch {
 		case accept.Status == wire.StatusUnknownSession && o.hello.Mode == wire.ModeResume && o.epoch == c.epoch:
 			c.log.Info("relay does not know the session, it begins anew")
@@ -456,19 +456,13 @@ func (o *Offer) Attach(ctx context.Context, carrier transport.Carrier, accept *w
 		cl.forget(o.hello.Dropped)
 		a.proven = true
 		c.setOpen(a)
-		c.greetPeer(a)
 		for i := 0; i < len(c.atts); i++ {
-			switch b := c.atts[i]; {
-			case b == a:
-			case b.live && b.suspect:
-				// The new one has replied and the old one is still silent.
-				c.detach(b, &transport.CarrierError{Failure: transport.Frozen, Err: errSilent})
-				i--
-			case !b.live:
+			if b := c.atts[i]; !b.live && b != a {
 				c.requeue(b) // a hello still under way need not be waited for
 			}
 		}
-		c.tickBy(now.Add(suspectMin))
+		c.supersede(a) // the new one has replied, the old ones are still silent
+		c.greetPeer(a)
 		return nil
 	})
 }

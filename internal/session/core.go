@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -511,9 +512,6 @@ func (c *core) gotCarrier(a *attachment, n uint32, state wire.CarrierState) {
 		a.confirmed = a.confirmed || n == a.n && state == wire.CarrierActive
 		return
 	}
-	if !c.client && state == wire.CarrierDropped {
-		c.onUsed(n)
-	}
 	for _, b := range c.atts {
 		if b.n != n {
 			continue
@@ -524,7 +522,10 @@ func (c *core) gotCarrier(a *attachment, n uint32, state wire.CarrierState) {
 			b.state = state
 			c.setOpen(b)
 		}
-		return
+		break
+	}
+	if !c.client && state == wire.CarrierDropped {
+		c.onUsed(n)
 	}
 }
 
@@ -685,7 +686,7 @@ func (c *core) finishSession(err error, code uint64, revoked uint64, text string
 	for _, p := range c.flows {
 		p.end(err)
 	}
-	for _, a := range c.atts {
+	for _, a := range slices.Clone(c.atts) {
 		if a.live {
 			a.wake()
 		} else {

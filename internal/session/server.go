@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,9 @@ import (
 // DefaultSessionLife is how long a session lives without a carrier (DESIGN
 // section 6, "Limits").
 const DefaultSessionLife = 60 * time.Minute
+
+// maxLost bounds the carriers that a relay remembers to have lost.
+const maxLost = 64
 
 // ServerConfig configures a [Server].
 type ServerConfig struct {
@@ -43,7 +47,8 @@ type Server struct {
 	// virgin: created by a hello that tried to resume another session, and
 	// nothing was received yet. Any other such hello gets the same answer.
 	virgin bool
-	fresh  bool // no hello was admitted yet
+	// lost are carriers that ended here and that the client may still believe in.
+	lost   []uint32
 	keys   [2]*resumptionKey
 	keyEnd uint64 // offset of stream 0 behind the newest key
 	status wire.Status
@@ -67,7 +72,12 @@ func NewServer(cfg ServerConfig) *Server {
 			s.wg.Go(func() { cfg.OnPackets(s.ctx, p) })
 		}
 	}
-	c.onUsed = func(n uint32) { s.numbers.add(uint64(n)) }
+	c.onUsed = func(n uint32) { s.dropped(n) }
+	c.onDetach = func(a *attachment) {
+		if s.lost = append(s.lost, a.n); len(s.lost) > maxLost {
+			s.lost = s.lost[1:]
+		}
+	}
 	c.onGreet = s.greet
 	c.onBroken = func(err error) { c.finishSession(err, byeViolation, 0, "protocol violation") }
 	return s
@@ -117,13 +127,13 @@ func (s *Server) Admit(h *wire.Hello, known bool) (*wire.Accept, *Admission) {
 		s.virgin = true
 	}
 	for _, n := range h.Dropped {
-		s.numbers.add(uint64(n))
 		for _, b := range c.atts {
 			if b.n == n {
 				c.detach(b, ErrDropped)
 				break
 			}
 		}
+		s.dropped(n)
 	}
 	ad := &Admission{s: s, a: c.newAttachment(h.Carrier)}
 	accept := &wire.Accept{Status: wire.StatusOK, SessionLife: s.cfg.SessionLife}
@@ -141,6 +151,12 @@ func (s *Server) Admit(h *wire.Hello, known bool) (*wire.Accept, *Admission) {
 		accept.Frames = f.Append(nil)
 	}
 	return accept, ad
+}
+
+// dropped notes that the client gave up a carrier, which may not have come yet.
+func (s *Server) dropped(n uint32) {
+	s.numbers.add(uint64(n))
+	s.lost = slices.DeleteFunc(s.lost, func(m uint32) bool { return m == n })
 }
 
 // open opens the frames of a hello.
@@ -162,6 +178,9 @@ func (s *Server) open(h *wire.Hello) ([]byte, bool) {
 // way: so the client's is always one of the last two. c.mu is held.
 func (s *Server) greet(*attachment) {
 	s.virgin = false
+	for _, n := range s.lost {
+		s.c.announce = append(s.c.announce, wire.Frame{Type: wire.Carrier, ID: uint64(n), State: wire.CarrierDropped})
+	}
 	ctl := s.c.control
 	if s.keys[1] != nil && (ctl.head != nil && ctl.head.off < s.keyEnd) {
 		return
