@@ -202,12 +202,9 @@ func TestEveryFlippedBit(t *testing.T) {
 	for i := range len(raw) * 8 {
 		bad := bytes.Clone(raw)
 		bad[i/8] ^= 1 << (i % 8)
-		if _, err := ParseBundle(bad); !errors.Is(err, ErrForged) && !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrForeign) {
-			t.Fatalf("bit %d: %v", i, err)
-		}
 		// A forger computes the check digits; only the signature stops him.
-		if _, err := ParseText(withCheck(bad)); err == nil {
-			t.Fatalf("bit %d with right check digits parsed", i)
+		if _, err := ParseText(withCheck(bad)); !errors.Is(err, ErrForged) && !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrForeign) {
+			t.Fatalf("bit %d: %v", i, err)
 		}
 	}
 	text := b.Text()
@@ -509,7 +506,7 @@ func FuzzParseText(f *testing.F) {
 func TestMutationsNeverVerify(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	b := mustSign(t, 1, 1, usualRelay(), usualRelay())
-	for i := range 2000 {
+	for i := range 400 {
 		changed := &Bundle{Issuer: b.Issuer, Sequence: b.Sequence, Signature: b.Signature, Relays: []RelayEntry{usualRelay(), usualRelay()}}
 		e := &changed.Relays[random.IntN(2)]
 		switch random.IntN(8) {
