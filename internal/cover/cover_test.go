@@ -137,7 +137,7 @@ func crawl(t *testing.T, c *http.Client, base string) map[string][]byte {
 func TestEverySiteIsWholeAndItsOwn(t *testing.T) {
 	kinds := map[string]bool{}
 	hashes := map[[32]byte]byte{}
-	for seed := range byte(16) {
+	for seed := range byte(6) {
 		addr, c := serve(t, seed, "site.test", nil)
 		files := crawl(t, c, "https://"+addr)
 		if len(files) < 14 {
@@ -166,8 +166,8 @@ func TestEverySiteIsWholeAndItsOwn(t *testing.T) {
 		title := regexp.MustCompile(`<meta name="description" content="(.*)">`).FindSubmatch(files["/"])
 		kinds[string(title[1])] = true
 	}
-	if len(kinds) < 8 {
-		t.Errorf("16 seeds gave only %d taglines", len(kinds))
+	if len(kinds) < 4 {
+		t.Errorf("6 seeds gave only %d taglines", len(kinds))
 	}
 }
 

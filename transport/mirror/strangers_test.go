@@ -488,7 +488,8 @@ func probes(name string) []probe {
 		}},
 		{"GET, then half-close of TCP alone", func(v *visit) {
 			c := v.tls(func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} })
-			v.request(c, get)
+			v.request(c, stay)
+			v.pause(30 * time.Millisecond) // or nginx itself wavers about a close_notify
 			_ = v.CloseWrite()
 			v.drain(patience)
 		}},
