@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -148,12 +149,14 @@ func coverHash(ctx context.Context, set *config.Relay) (*[32]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the cover: %w", err)
 	}
+	// A self-signed certificate, or one of a private authority, verifies nowhere:
+	// it is pinned. One that is expired or for another name is the cover's fault.
+	var pin *[32]byte
+	if _, unknown := errors.AsType[x509.UnknownAuthorityError](report.CertErr); report.SelfSigned || unknown {
+		pin, report.CertErr = &report.LeafHash, nil
+	}
 	if err := report.Fit(); err != nil {
-		return nil, fmt.Errorf("the cover: %w", err)
+		return nil, err
 	}
-	if report.ChainErr == nil {
-		return nil, nil
-	}
-	// A private CA's chain or a self-signed certificate verifies nowhere: pin it.
-	return &report.LeafHash, nil
+	return pin, nil
 }

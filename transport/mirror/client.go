@@ -88,6 +88,7 @@ func newClient(d *Dialer, conn halfCloser, host string, hello *wire.Hello) (*cli
 		live:    make(chan struct{}),
 	}
 	c.in = newInbox(c.ending)
+	c.down.dir = dirRelay
 	c.out = outbox{
 		ending: c.ending, turn: newTurn(), conn: conn,
 		sent: func(int) { c.moved.Add(1) },
@@ -240,7 +241,8 @@ func (c *client) want() (m [markerLen]byte, ok bool) {
 	case c.proof:
 		return s.mark(dirProof, 0), true
 	}
-	return s.mark(dirRelay, c.down.n), true
+	c.down.s = s
+	return c.down.mark(), true
 }
 
 // take opens one record with the right marker; false means that it is not the
@@ -321,7 +323,11 @@ func (c *client) sayHello() error {
 	if err != nil {
 		return err
 	}
-	msg, _, _, err := hs.WriteMessage(nil, pack(c.hello.Append(nil), size-markerLen-tagLen))
+	payload := c.hello.Append(nil) // not before now: early data that came meanwhile is in it
+	if len(payload) > maxHelloPayload {
+		return errors.New("hello is longer than 16375 bytes")
+	}
+	msg, _, _, err := hs.WriteMessage(nil, pack(payload, size-markerLen-tagLen))
 	if err != nil {
 		return err
 	}

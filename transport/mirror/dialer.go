@@ -80,16 +80,14 @@ func NewDialer(cfg DialerConfig) (*Dialer, error) {
 }
 
 // Dial implements [transport.Dialer]. The encoded hello must be at most 16375
-// bytes long.
+// bytes long; it is encoded when it is said, so that frames which came during
+// the handshake travel in it.
 func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello) (transport.Carrier, *wire.Accept, error) {
 	fail := func(s transport.Stage, f transport.Failure, err error) (transport.Carrier, *wire.Accept, error) {
 		if ctx.Err() != nil { // not evidence of anything
 			f, err = "", context.Cause(ctx)
 		}
 		return nil, nil, &transport.DialError{Route: r, Stage: s, Failure: f, Err: err}
-	}
-	if len(hello.Append(nil)) > maxHelloPayload {
-		return fail(transport.StageConnect, "", errors.New("hello is longer than 16375 bytes"))
 	}
 	conn, err := d.connect(ctx, r.Address)
 	if err != nil {

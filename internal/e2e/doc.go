@@ -1,0 +1,9 @@
+// Package e2e holds the end-to-end tests: the real client and relayd, real
+// curl, Chromium and nginx, on loopback, with a path in between that delays,
+// cuts and records. There is no code here but tests; run them with
+//
+//	go test ./internal/e2e
+//
+// Tests skip, and say so, when a program or a privilege that they need is not
+// there; scripts/test installs all of it.
+package e2e

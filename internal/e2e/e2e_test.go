@@ -1,0 +1,295 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"busel/internal/front"
+	"busel/internal/nginxtest"
+)
+
+// bin is where the programs under test are.
+var bin string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "busel-e2e-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		args := []string{"build", "-o", dir + string(filepath.Separator)}
+		if os.Getenv("BUSEL_E2E_RACE") != "" {
+			args = append(args, "-race")
+		}
+		build := exec.Command("go", append(args, "../../cmd/client", "../../cmd/relayd", "../../scripts/origin")...)
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "building the programs: %v\n%s", err, out)
+			return 1
+		}
+		bin = dir
+		return m.Run()
+	}())
+}
+
+// need skips the test unless the program is installed.
+func need(t *testing.T, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			t.Skipf("%s is not installed", p)
+		}
+	}
+}
+
+// program is a running program of ours.
+type program struct {
+	cmd *exec.Cmd
+	dir string
+
+	mu  sync.Mutex
+	out bytes.Buffer // standard output and error
+}
+
+func (p *program) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.Write(b)
+}
+
+func (p *program) log() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.String()
+}
+
+// start runs a program until the test ends; it must then end in good order.
+func start(t *testing.T, dir, name string, args ...string) *program {
+	t.Helper()
+	p := &program{cmd: exec.Command(filepath.Join(bin, name), args...), dir: dir}
+	p.cmd.Stdout, p.cmd.Stderr = p, p
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.cmd.Process.Signal(syscall.SIGTERM)
+		killer := time.AfterFunc(15*time.Second, func() {
+			p.cmd.Process.Signal(syscall.SIGQUIT) // a dump of all goroutines tells what hangs
+			t.Errorf("%s did not end when asked to", name)
+		})
+		err := p.cmd.Wait()
+		killer.Stop()
+		if err != nil {
+			t.Errorf("%s ended with %v", name, err)
+		}
+		if t.Failed() {
+			t.Logf("%s said:\n%s", name, p.log())
+		}
+		if strings.Contains(p.log(), "DATA RACE") {
+			t.Errorf("data race in %s", name)
+		}
+	})
+	return p
+}
+
+// command runs one of our programs to its end and returns its standard output.
+func command(t *testing.T, stdin, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, name), args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, &errOut)
+	}
+	return out.String()
+}
+
+// eventually waits until ok holds.
+func eventually(t *testing.T, limit time.Duration, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", limit, what)
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-t.Context().Done():
+			t.Fatal(t.Context().Err())
+		}
+	}
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+func answers(addr string) bool {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}
+
+// relay is a relayd that runs.
+type relay struct {
+	*program
+	listen string // where relayd listens
+	invite string // the first one
+}
+
+// relayOptions vary a relay; the zero value has the built-in cover.
+type relayOptions struct {
+	cover *nginxtest.Server
+	via   func(listen string) (address string) // what invites say instead of where it listens
+}
+
+func startRelay(t *testing.T, o relayOptions) *relay {
+	t.Helper()
+	dir := t.TempDir()
+	r := &relay{listen: freePort(t)}
+	address := r.listen
+	if o.via != nil {
+		address = o.via(r.listen)
+	}
+	args := []string{"init", "-dir", dir, "-address", address}
+	if o.cover != nil {
+		args = append(args, "-cover", o.cover.Address, "-cover-name", o.cover.Name)
+	} else {
+		args = append(args, "-cover", "builtin", "-cover-name", "www.example.org")
+	}
+	r.invite = strings.TrimSpace(command(t, "", "relayd", args...))
+	settings := filepath.Join(dir, "relayd.toml")
+	text, err := os.ReadFile(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Origins of tests are on loopback, which the exit denies by default.
+	edited := replaceLine(t, string(text), "allow", `allow = ["127.0.0.0/8", "::1/128"]`)
+	edited = replaceLine(t, edited, "listen", fmt.Sprintf("listen = [%q]", r.listen))
+	if err := os.WriteFile(settings, []byte(edited), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.program = start(t, dir, "relayd", "run", "-dir", dir)
+	eventually(t, 15*time.Second, "relayd listens", func() bool { return answers(r.listen) })
+	return r
+}
+
+func replaceLine(t *testing.T, text, key, line string) string {
+	t.Helper()
+	lines := strings.Split(text, "\n")
+	for i, l := range lines {
+		if strings.HasPrefix(strings.TrimLeft(l, "# "), key+" =") {
+			lines[i] = line
+			return strings.Join(lines, "\n")
+		}
+	}
+	t.Fatalf("no %s in:\n%s", key, text)
+	return ""
+}
+
+// relayStatus is what the tests read of `relayd status -json`.
+type relayStatus struct {
+	Relay struct {
+		Sessions      int   `json:"sessions"`
+		Carriers      int64 `json:"carriers"`
+		Streams       int64 `json:"streams"`
+		CarriersTotal int64 `json:"carriers_total"`
+		StreamsTotal  int64 `json:"streams_total"`
+		Refused       int64 `json:"refused_total"`
+		BytesUp       int64 `json:"bytes_up_total"`
+		BytesDown     int64 `json:"bytes_down_total"`
+	} `json:"relay"`
+}
+
+func (r *relay) status(t *testing.T) (s relayStatus) {
+	t.Helper()
+	decode(t, command(t, "", "relayd", "status", "-dir", r.dir, "-json"), &s)
+	return s
+}
+
+// client is a client that runs.
+type client struct {
+	*program
+	proxy string // host:port
+}
+
+func startClient(t *testing.T, invites ...string) *client {
+	t.Helper()
+	dir := t.TempDir()
+	for _, in := range invites {
+		command(t, in, "client", "add", "-dir", dir, "-")
+	}
+	c := &client{proxy: freePort(t)}
+	c.program = start(t, dir, "client", "run", "-dir", dir, "-listen", c.proxy)
+	eventually(t, 15*time.Second, "client listens", func() bool { return answers(c.proxy) })
+	return c
+}
+
+func (c *client) status(t *testing.T) (s front.Status) {
+	t.Helper()
+	decode(t, command(t, "", "client", "status", "-dir", c.dir, "-json"), &s)
+	return s
+}
+
+func decode(t *testing.T, text string, v any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), v); err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+}
+
+// startOrigin runs scripts/origin and returns its host:port.
+func startOrigin(t *testing.T) string {
+	t.Helper()
+	p := start(t, "", "origin", "-listen", "127.0.0.1:0")
+	var addr string
+	eventually(t, 10*time.Second, "origin listens", func() bool {
+		addr = strings.TrimSpace(p.log())
+		return addr != "" && answers(addr)
+	})
+	return addr
+}
+
+// curl runs curl quietly and returns what it wrote.
+func curl(t *testing.T, args ...string) []byte {
+	t.Helper()
+	out, err := tryCurl(t.Context(), args...)
+	if err != nil {
+		t.Fatalf("curl %s: %v", strings.Join(args, " "), err)
+	}
+	return out
+}
+
+func tryCurl(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "curl", append([]string{"-sS", "--max-time", "120"}, args...)...)
+	var errOut bytes.Buffer
+	cmd.Stderr = &errOut
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, bytes.TrimSpace(errOut.Bytes()))
+	}
+	return out, err
+}

@@ -1,0 +1,267 @@
+package e2e
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"crypto/sha256"
+
+	"busel/internal/nginxtest"
+)
+
+// proxied is an HTTP client that asks the proxy for everything.
+func proxied(t *testing.T, proxy string) *http.Client {
+	t.Helper()
+	u := &url.URL{Scheme: "socks5h", Host: proxy}
+	tr := &http.Transport{Proxy: http.ProxyURL(u), MaxIdleConnsPerHost: 1000, DisableKeepAlives: true}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
+}
+
+// TestKilledTwentyTimes kills the connection between client and relay 20 times
+// while curl downloads 200 MB and uploads as much: by ss -K at both ends, and by
+// RST on the path.
+func TestKilledTwentyTimes(t *testing.T) {
+	need(t, "curl")
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	const size, kills = 200_000_000, 20
+	var p *path
+	r := startRelay(t, relayOptions{
+		cover: nginxtest.Run(t, nginxtest.Config{}),
+		via:   func(listen string) string { p = newPath(t, listen, 0); return p.addr() },
+	})
+	c := startClient(t, r.invite)
+	origin := startOrigin(t)
+	source := fmt.Sprintf("http://%s/bytes/%d", origin, size)
+	want := sha256.Sum256(curl(t, source))
+	ssKill := exec.Command("ss", "-K", "dst", "192.0.2.1").Run() == nil // root and a kernel with it
+
+	for _, direction := range []string{"down", "up"} {
+		t.Run(direction, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			killed := make(chan int)
+			go func() {
+				n := 0
+				defer func() { killed <- n }()
+				for n < kills {
+					select {
+					case <-ctx.Done():
+						return
+					case <-time.After(200*time.Millisecond + rand.N(600*time.Millisecond)):
+					}
+					if now, _ := p.live(); now == 0 {
+						continue
+					}
+					_, port, _ := net.SplitHostPort([]string{p.addr(), r.listen}[rand.N(2)])
+					if ssKill && n%2 == 0 {
+						out, err := exec.Command("ss", "-HKtn", "state", "established", "dport = :"+port+" or sport = :"+port).CombinedOutput()
+						if err == nil && len(out) > 0 {
+							n++
+						}
+					} else if p.cut() > 0 {
+						n++
+					}
+				}
+			}()
+			var got string
+			before := c.status(t).Moves
+			if direction == "down" {
+				got = fmt.Sprintf("%x", sha256.Sum256(curl(t, "--limit-rate", "12M", "--proxy", "socks5h://"+c.proxy, source)))
+			} else {
+				cmd := exec.CommandContext(t.Context(), "curl", "-sS", "--limit-rate", "12M", "--max-time", "120", "--proxy", "http://"+c.proxy, "--proxytunnel",
+					"-H", "Expect:", "-X", "POST", "-T", "-", "http://"+origin+"/upload")
+				pr, pw := io.Pipe()
+				cmd.Stdin = pr
+				go func() {
+					resp, err := http.Get(source)
+					if err == nil {
+						_, err = io.Copy(pw, resp.Body)
+						resp.Body.Close()
+					}
+					pw.CloseWithError(err)
+				}()
+				out, err := cmd.CombinedOutput()
+				if err != nil {
+					t.Errorf("curl: %v: %s", err, out)
+				}
+				got, _, _ = strings.Cut(string(out), " ")
+			}
+			cancel()
+			n := <-killed
+			if want := fmt.Sprintf("%x", want); got != want {
+				t.Errorf("%s: SHA-256 is %s, want %s", direction, got, want)
+			}
+			if n < kills {
+				t.Errorf("only %d of %d kills happened before the end", n, kills)
+			}
+			t.Logf("killed %d times, ss -K %t; the client moved %d times", n, ssKill, c.status(t).Moves-before)
+		})
+	}
+}
+
+// TestCoverClosesEarly has a cover that ends idle connections after 2 s and any
+// connection after 4 s: a download outlives both, and an idle client lets its
+// connection end and comes back.
+func TestCoverClosesEarly(t *testing.T) {
+	need(t, "curl")
+	var p *path
+	r := startRelay(t, relayOptions{
+		cover: nginxtest.Run(t, nginxtest.Config{KeepaliveTimeout: 2 * time.Second, KeepaliveTime: 4 * time.Second}),
+		via:   func(listen string) string { p = newPath(t, listen, 0); return p.addr() },
+	})
+	c := startClient(t, r.invite)
+	origin := startOrigin(t)
+	const size = 30_000_000
+	source := fmt.Sprintf("http://%s/bytes/%d", origin, size)
+	want := sha256.Sum256(curl(t, source))
+	if got := sha256.Sum256(curl(t, "--limit-rate", "2M", "--proxy", "socks5h://"+c.proxy, source)); got != want {
+		t.Error("the download differs")
+	}
+	if _, total := p.live(); total < 3 {
+		t.Errorf("a download of 15 s took %d connections, so the cover never closed one", total)
+	}
+	eventually(t, 15*time.Second, "the idle client's connection has ended", func() bool {
+		now, _ := p.live()
+		return now == 0
+	})
+	_, before := p.live()
+	time.Sleep(3 * time.Second) // an idle client must not come back by itself
+	if _, after := p.live(); after != before {
+		t.Errorf("an idle client dialled %d times", after-before)
+	}
+	if got := curl(t, "--proxy", "socks5h://"+c.proxy, "http://"+origin+"/"); !strings.Contains(string(got), "You can read this") {
+		t.Errorf("after the idle time: %q", got)
+	}
+}
+
+// TestHijacked puts a man in the middle with a forged certificate between
+// client and relay: he gets a browser's alert and nothing covert.
+func TestHijacked(t *testing.T) {
+	need(t, "curl")
+	forger := nginxtest.Run(t, nginxtest.Config{Name: "www.example.org"})
+	var p *path
+	r := startRelay(t, relayOptions{via: func(string) string { p = newPath(t, forger.Address, 0); return p.addr() }})
+	p.record = true
+	c := startClient(t, r.invite)
+	if _, err := tryCurl(t.Context(), "--max-time", "5", "--proxy", "socks5h://"+c.proxy, "http://127.0.0.1:9/"); err == nil {
+		t.Error("a request succeeded through a man in the middle")
+	}
+	s := c.status(t)
+	if len(s.Paths) != 1 || s.Paths[0].Failure != "hijacked" {
+		t.Errorf("the client says %+v, want hijacked", s.Paths)
+	}
+	if !strings.Contains(c.log(), "hijacked") {
+		t.Error("the client's log does not say hijacked")
+	}
+	// What he saw: ClientHello, CCS and one encrypted alert in each connection.
+	p.mu.Lock()
+	sent, conns := p.up.Bytes(), p.total
+	p.mu.Unlock()
+	var kinds []string
+	for len(sent) >= 5 {
+		n := 5 + int(sent[3])<<8 + int(sent[4])
+		if n > len(sent) {
+			t.Fatalf("half a record of type %d", sent[0])
+		}
+		kinds = append(kinds, fmt.Sprintf("%d:%d", sent[0], n))
+		sent = sent[n:]
+	}
+	t.Logf("%d connections: records %v", conns, kinds)
+	alerts := 0
+	for _, k := range kinds {
+		switch {
+		case strings.HasPrefix(k, "22:"), strings.HasPrefix(k, "20:"):
+		case k == "23:24" || k == "21:7": // an alert is 2 bytes: encrypted 5+2+1+16
+			alerts++
+		default:
+			t.Errorf("a record %s went to the man in the middle", k)
+		}
+	}
+	if alerts == 0 || alerts > conns {
+		t.Errorf("%d alerts on %d connections", alerts, conns)
+	}
+}
+
+// TestRoundTrips counts round trips between client and relay: one for a request
+// over an open session, three over a session whose connection had ended.
+func TestRoundTrips(t *testing.T) {
+	need(t, "curl")
+	const oneWay = 100 * time.Millisecond
+	const trip = 2 * oneWay
+	var p *path
+	r := startRelay(t, relayOptions{
+		cover: nginxtest.Run(t, nginxtest.Config{KeepaliveTimeout: 2 * time.Second}),
+		via:   func(listen string) string { p = newPath(t, listen, oneWay); return p.addr() },
+	})
+	c := startClient(t, r.invite)
+	page := "http://" + startOrigin(t) + "/"
+	firstByte := func() time.Duration {
+		out := curl(t, "-o", "/dev/null", "-w", "%{time_starttransfer}", "--proxy", "socks5h://"+c.proxy, page)
+		d, err := time.ParseDuration(string(out) + "s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	cold := firstByte()
+	warm := firstByte()
+	eventually(t, 20*time.Second, "the idle connection has ended", func() bool { now, _ := p.live(); return now == 0 })
+	resumed := firstByte()
+	t.Logf("first byte in round trips: cold %.2f, warm %.2f, resumed %.2f", ratio(cold, trip), ratio(warm, trip), ratio(resumed, trip))
+	// Half a round trip (100 ms) is for the programs on a busy machine.
+	if warm < trip || warm > trip*3/2 {
+		t.Errorf("over an open session: %v, want one round trip of %v", warm, trip)
+	}
+	if resumed > trip*7/2 {
+		t.Errorf("over a resumed session: %v, want three round trips of %v", resumed, trip)
+	}
+}
+
+func ratio(a, b time.Duration) float64 { return float64(a) / float64(b) }
+
+// TestStrangerSeesTheCover compares what a visitor without an invite gets from
+// the relay with what the cover gives.
+func TestStrangerSeesTheCover(t *testing.T) {
+	need(t, "curl")
+	site := nginxtest.Run(t, nginxtest.Config{})
+	r := startRelay(t, relayOptions{cover: site})
+	_, coverPort, _ := net.SplitHostPort(site.Address)
+	_, relayPort, _ := net.SplitHostPort(r.listen)
+	for _, version := range []string{"--http1.1", "--http2"} {
+		fetch := func(port string) string {
+			args := []string{"-k", "-i", version, "--resolve", site.Name + ":" + port + ":127.0.0.1", "https://" + site.Name + ":" + port + "/"}
+			return dropDate(string(curl(t, args...)))
+		}
+		if bare, relayed := fetch(coverPort), fetch(relayPort); bare != relayed {
+			t.Errorf("%s: the cover answers\n%s\nthe relay\n%s", version, bare, relayed)
+		}
+	}
+	// Its certificate too is the cover's.
+	conn, err := tls.Dial("tcp", r.listen, &tls.Config{RootCAs: site.Roots, ServerName: site.Name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+}
+
+func dropDate(answer string) string {
+	var kept []string
+	for line := range strings.SplitSeq(answer, "\n") {
+		if !strings.HasPrefix(strings.ToLower(line), "date:") {
+			kept = append(kept, line)
+		}
+	}
+	return strings.Join(kept, "\n")
+}
