@@ -593,3 +593,43 @@ func TestCurl(t *testing.T) {
 		}
 	})
 }
+
+// TestChromium loads a page over both protocols and both schemes. The name is
+// known to the exit only, so the page proves the way.
+func TestChromium(t *testing.T) {
+	chromium, err := exec.LookPath("chromium")
+	if err != nil {
+		t.Skip("chromium is not installed")
+	}
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/":
+			io.WriteString(w, `<!DOCTYPE html><title>t</title><p id=p>waiting</p><script src="/script.js"></script>`)
+		case "/script.js":
+			w.Header().Set("Content-Type", "text/javascript")
+			io.WriteString(w, `document.getElementById("p").textContent = "loaded " + location.protocol`)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+	plain := httptest.NewServer(handler)
+	defer plain.Close()
+	tls := httptest.NewTLSServer(handler)
+	defer tls.Close()
+	f := start(t, front.Config{})
+	for _, scheme := range []string{"socks5", "http"} {
+		for _, site := range []string{plain.URL, tls.URL} {
+			url := strings.Replace(site, "127.0.0.1", "site.example", 1)
+			out, err := exec.CommandContext(t.Context(), chromium, "--headless", "--no-sandbox", "--disable-gpu",
+				"--user-data-dir="+t.TempDir(), "--no-first-run", "--disable-background-networking", "--ignore-certificate-errors",
+				"--proxy-server="+scheme+"://"+f.Addr().String(), "--dump-dom", url+"/").Output()
+			protocol, _, _ := strings.Cut(url, "//")
+			if want := "loaded " + protocol; err != nil || !strings.Contains(string(out), want) {
+				t.Errorf("%s over %s: %v, want %q in\n%s", url, scheme, err, want, out)
+			}
+		}
+	}
+}
