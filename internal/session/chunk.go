@@ -83,6 +83,35 @@ func (g *segment) end() uint64 { return g.off + uint64(len(g.data)) }
 // that they go with it.
 type pools struct {
 	big, small, buffers sync.Pool
+	segments            *segment // free ones
+	free                int
+}
+
+// maxFreeSegments bounds the free list: a window of full frames.
+const maxFreeSegments = maxWindow / maxData
+
+// segment returns a segment; c.mu is held.
+func (p *pools) segment(off uint64, data []byte, from *buffer) *segment {
+	g := p.segments
+	if g == nil {
+		g = new(segment)
+	} else {
+		p.segments = g.next
+		p.free--
+	}
+	*g = segment{off: off, data: data, from: from}
+	return g
+}
+
+// done releases a segment and its buffer; c.mu is held.
+func (p *pools) done(g *segment) {
+	p.unref(g.from)
+	*g = segment{}
+	if p.free < maxFreeSegments {
+		g.next = p.segments
+		p.segments = g
+		p.free++
+	}
 }
 
 // chunk returns an empty chunk with room for n bytes of data, or as many as

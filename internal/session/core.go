@@ -29,8 +29,12 @@ const (
 	maxSessionUnsent = 4 << 20
 	// maxOffline is what a session stores without a carrier: DESIGN "Limits".
 	maxOffline = 1 << 20
+	// maxHeard is how much all streams together receive before their ACKs go out
+	// without company: many small streams would else make the peer store a
+	// session window.
+	maxHeard = 1 << 20
 	// maxGaps bounds the pieces that wait for an earlier one, in all streams.
-	maxGaps = 1 << 16
+	maxGaps = 1 << 14
 	// maxAnswers bounds the answers to frames for finished ids.
 	maxAnswers = 2 * maxStreams
 
@@ -145,6 +149,7 @@ type core struct {
 	peerWindow     uint64
 	peerStream     uint64
 	peerStreams    uint64
+	heard          uint64 // bytes since the last flush of ACKs
 	recvSum        uint64 // of the peer's highest offsets
 	consumed       uint64
 	advertised     uint64
@@ -184,7 +189,7 @@ func (c *core) begin() {
 	c.urgent, c.bulk = queue{}, queue{}
 	c.blocked, c.waiting, c.chores, c.lazy, c.announce = nil, nil, nil, nil, nil
 	c.windowDue, c.ackFlush, c.ackAt = false, false, time.Time{}
-	c.sentSum, c.recvSum, c.consumed = 0, 0, 0
+	c.sentSum, c.recvSum, c.consumed, c.heard = 0, 0, 0, 0
 	c.peerWindow, c.peerStream, c.peerStreams = wire.DefaultSessionWindow, wire.DefaultStreamWindow, wire.DefaultMaxStreams
 	c.advertised = sessionWindow
 	c.unsent, c.stored, c.gaps = 0, 0, 0
@@ -623,7 +628,7 @@ func (s *Stream) skipRead(n int) {
 			if s.rhead = g.next; s.rhead == nil {
 				s.rtail = nil
 			}
-			s.c.pools.unref(g.from)
+			s.c.pools.done(g)
 		}
 	}
 	s.consume(n)

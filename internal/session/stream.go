@@ -1,12 +1,14 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -286,7 +288,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 			if s.rhead = g.next; s.rhead == nil {
 				s.rtail = nil
 			}
-			c.pools.unref(g.from)
+			c.pools.done(g)
 		}
 	}
 	s.consume(n)
@@ -331,9 +333,10 @@ func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
 		total += m
 
 		c.mu.Lock()
-		for g := first; g != nil; g = g.next {
-			c.pools.unref(g.from)
-			g.from = nil
+		for g := first; g != nil; {
+			next := g.next
+			c.pools.done(g)
+			g = next
 		}
 		s.consume(n)
 		c.unlock()
@@ -638,8 +641,10 @@ func (s *Stream) clearSend() {
 // drop throws away what was received and ignores what will be. c.mu is held.
 func (s *Stream) drop() {
 	c := s.c
-	for g := s.rhead; g != nil; g = g.next {
-		c.pools.unref(g.from)
+	for g := s.rhead; g != nil; {
+		next := g.next
+		c.pools.done(g)
+		g = next
 	}
 	s.rhead, s.rtail = nil, nil
 	s.dropGaps()
@@ -658,7 +663,7 @@ func (s *Stream) drop() {
 func (s *Stream) dropGaps() {
 	s.c.gaps -= len(s.ooo)
 	for _, g := range s.ooo {
-		s.c.pools.unref(g.from)
+		s.c.pools.done(g)
 	}
 	s.ooo = nil
 }
@@ -859,7 +864,7 @@ func (s *Stream) gotData(off uint64, data []byte, fin bool, from *buffer) error 
 			if g.end() > s.rcvd {
 				s.deliver(g.data[s.rcvd-g.off:], g.from)
 			}
-			c.pools.unref(g.from)
+			c.pools.done(g)
 		}
 		if len(s.ooo) == 0 {
 			s.ooo = nil
@@ -887,6 +892,10 @@ func (s *Stream) seen(end uint64) error {
 	d := end - s.high
 	s.high = end
 	s.c.down += d
+	if s.c.heard += d; s.c.heard >= maxHeard {
+		s.c.heard, s.c.ackFlush = 0, true // the peer stores it until it hears
+		s.c.wake()
+	}
 	if s.c.recvSum += d; s.c.recvSum > s.c.advertised {
 		return violation("session window exceeded")
 	}
@@ -924,7 +933,7 @@ func (s *Stream) deliver(data []byte, from *buffer) {
 	} else {
 		from.refs++
 	}
-	g := &segment{off: off, data: data, from: from}
+	g := s.c.pools.segment(off, data, from)
 	if s.rtail == nil {
 		s.rhead = g
 		s.rcond.Broadcast()
@@ -939,10 +948,7 @@ func (s *Stream) insert(off uint64, data []byte, from *buffer) error {
 	if len(data) == 0 {
 		return nil
 	}
-	i := len(s.ooo)
-	for i > 0 && s.ooo[i-1].off > off {
-		i--
-	}
+	i, _ := slices.BinarySearchFunc(s.ooo, off+1, func(g *segment, off uint64) int { return cmp.Compare(g.off, off) })
 	if i > 0 {
 		p := s.ooo[i-1]
 		if p.end() > off {
@@ -962,7 +968,7 @@ func (s *Stream) insert(off uint64, data []byte, from *buffer) error {
 	end := off + uint64(len(data))
 	j := i
 	for j < len(s.ooo) && s.ooo[j].end() <= end {
-		s.c.pools.unref(s.ooo[j].from)
+		s.c.pools.done(s.ooo[j])
 		j++
 	}
 	if j < len(s.ooo) && s.ooo[j].off < end {
@@ -976,9 +982,8 @@ func (s *Stream) insert(off uint64, data []byte, from *buffer) error {
 	} else {
 		from.refs++
 	}
-	g := &segment{off: off, data: data, from: from}
-	rest := s.ooo[j:]
-	s.ooo = append(append(s.ooo[:i:i], g), rest...)
+	g := s.c.pools.segment(off, data, from)
+	s.ooo = slices.Replace(s.ooo, i, j, g)
 	return nil
 }
 

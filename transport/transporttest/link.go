@@ -76,12 +76,18 @@ type end struct {
 	timer  *time.Timer
 }
 
-// parcel is a batch on its way.
+// parcel is a batch on its way. The slices are advanced as it is read; store
+// keeps their arrays.
 type parcel struct {
-	buf  *[]byte
+	data  []byte
+	lens  []int
+	at    time.Time
+	store *store
+}
+
+type store struct {
 	data []byte
 	lens []int
-	at   time.Time
 }
 
 // NewLink returns a link. Close ends it.
@@ -178,7 +184,7 @@ func (e *end) fail() {
 
 func (e *end) clear() {
 	for i := range e.in {
-		e.l.pool.Put(e.in[i].buf)
+		e.l.pool.Put(e.in[i].store)
 	}
 	e.in, e.size = nil, 0
 }
@@ -203,11 +209,11 @@ func (e *end) WriteFrames(batch []transport.Frame) error {
 		}
 		e.cond.Wait()
 	}
-	buf, _ := l.pool.Get().(*[]byte)
-	if buf == nil {
-		buf = new([]byte)
+	st, _ := l.pool.Get().(*store)
+	if st == nil {
+		st = new(store)
 	}
-	p := parcel{buf: buf, data: (*buf)[:0]}
+	p := parcel{data: st.data[:0], lens: st.lens[:0], store: st}
 	if l.cfg.Delay > 0 {
 		p.at = time.Now().Add(l.cfg.Delay)
 	}
@@ -224,9 +230,9 @@ func (e *end) WriteFrames(batch []transport.Frame) error {
 		p.data = append(p.data, f.Data...)
 		p.lens = append(p.lens, len(f.Data))
 	}
-	*buf = p.data
+	st.data, st.lens = p.data, p.lens
 	if peer.deaf || len(p.lens) == 0 {
-		l.pool.Put(buf)
+		l.pool.Put(st)
 	} else {
 		peer.in = append(peer.in, p)
 		peer.size += len(p.data)
@@ -300,7 +306,7 @@ func (e *end) take(buf []byte) (n int) {
 			e.size -= m
 			p.data, p.lens = p.data[m:], p.lens[1:]
 		}
-		e.l.pool.Put(p.buf)
+		e.l.pool.Put(p.store)
 		e.in[0] = parcel{}
 		if e.in = e.in[1:]; len(e.in) == 0 {
 			e.in = nil

@@ -1,0 +1,256 @@
+package session
+
+import (
+	"encoding/binary"
+	"errors"
+	"testing"
+
+	"busel/internal/flow"
+	"busel/internal/wire"
+	"busel/transport"
+)
+
+// deadCarrier is a carrier that nobody runs: the fuzzer calls fill and handle.
+type deadCarrier struct{}
+
+func (deadCarrier) WriteFrames([]transport.Frame) error { return nil }
+func (deadCarrier) ReadFrames([]byte) (int, error)      { return 0, errors.New("dead") }
+func (deadCarrier) Properties() transport.Properties    { return transport.Properties{} }
+func (deadCarrier) Close() error                        { return nil }
+
+// script turns fuzz input into frames that are mostly well-formed, with small
+// numbers, so that they meet each other.
+type script struct{ b []byte }
+
+func (s *script) byte() byte {
+	if len(s.b) == 0 {
+		return 0
+	}
+	x := s.b[0]
+	s.b = s.b[1:]
+	return x
+}
+
+func (s *script) number() uint64 {
+	x := s.byte()
+	switch x >> 6 {
+	case 0, 1:
+		return uint64(x & 63)
+	case 2:
+		return uint64(x&63)<<8 | uint64(s.byte())
+	}
+	var b [8]byte
+	for i := range b {
+		b[i] = s.byte()
+	}
+	return binary.BigEndian.Uint64(b[:]) & wire.MaxVarint >> (x & 31)
+}
+
+func (s *script) data() []byte {
+	n := int(s.number() % 12000)
+	b := make([]byte, n)
+	for i := range min(n, 8) {
+		b[i] = s.byte()
+	}
+	return b
+}
+
+func (s *script) frame() wire.Frame {
+	f := wire.Frame{Type: wire.Type(s.byte() % 11)}
+	switch f.Type {
+	case wire.Stream:
+		f.ID, f.Offset, f.Fin, f.Data = s.number(), s.number(), s.byte()&1 == 1, s.data()
+		if f.Offset > wire.MaxVarint-20000 {
+			f.Offset = 0
+		}
+	case wire.Ack:
+		f.ID, f.Offset, f.Limit = s.number(), s.number(), s.number()
+	case wire.Window:
+		f.Limit = s.number()
+	case wire.Reset:
+		f.ID, f.Code, f.Offset = s.number(), s.number(), s.number()%(wire.MaxVarint-1)
+	case wire.Datagram:
+		f.ID, f.Addr, f.Data = s.number(), flow.Addr{Name: "x", Port: 1}, s.data()
+	case wire.Carrier:
+		f.ID, f.State = s.number()&7, wire.CarrierState(s.byte()%3)
+	case wire.Bye:
+		f.Type = wire.Padding
+	case wire.Stop:
+		f.ID, f.Code = s.number(), s.number()
+	}
+	return f
+}
+
+// stored counts what a core keeps for its peer.
+func stored(t *testing.T, c *core) (received int) {
+	gaps := 0
+	for s := range c.all {
+		for g := s.rhead; g != nil; g = g.next {
+			received += len(g.data)
+		}
+		for i, g := range s.ooo {
+			received += len(g.data)
+			gaps++
+			if g.off <= s.rcvd || i > 0 && s.ooo[i-1].end() > g.off {
+				t.Fatalf("stream %d: pieces overlap", s.id)
+			}
+		}
+		if s.high > s.advertised && s.advertised != 0 {
+			t.Fatalf("stream %d: window exceeded", s.id)
+		}
+		if s.rcvd > s.high || s.consumed > s.high {
+			t.Fatalf("stream %d: received %d, consumed %d of %d", s.id, s.rcvd, s.consumed, s.high)
+		}
+	}
+	if gaps != c.gaps {
+		t.Fatalf("%d gaps, counted %d", gaps, c.gaps)
+	}
+	return received
+}
+
+func check(t *testing.T, c *core) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended != nil {
+		return
+	}
+	if n := stored(t, c); n > sessionWindow || uint64(n) > c.recvSum-c.consumed+uint64(wire.MaxControl) {
+		t.Fatalf("%d bytes are stored, %d are not consumed", n, c.recvSum-c.consumed)
+	}
+	if len(c.all) > 2*maxStreams+maxStreams+1 || len(c.flows) > maxFlows || c.inBytes > maxInBytes || len(c.answers) > maxAnswers || c.gaps > maxGaps {
+		t.Fatalf("limits: %d streams, %d flows, %d bytes of datagrams, %d answers, %d gaps", len(c.all), len(c.flows), c.inBytes, len(c.answers), c.gaps)
+	}
+	sum := 0
+	for s := range c.all {
+		for ch := s.head; ch != nil; ch = ch.next {
+			sum += ch.len()
+		}
+	}
+	if sum != c.stored {
+		t.Fatalf("%d bytes wait to be acknowledged, counted %d", sum, c.stored)
+	}
+}
+
+// play feeds a script to a core over two carriers that come and go.
+func play(t *testing.T, c *core, b []byte) {
+	attach := func(n uint32) *attachment {
+		c.mu.Lock()
+		defer c.unlock()
+		a := c.newAttachment(n)
+		a.carrier, a.live, a.proven = deadCarrier{}, true, true
+		a.scratch = make([]byte, 0, scratch)
+		c.setOpen(a)
+		c.greetPeer(a)
+		return a
+	}
+	next := uint32(2)
+	atts := []*attachment{attach(0), attach(1)}
+	s := &script{b: b}
+	for len(s.b) > 0 {
+		op := s.byte()
+		i := int(op & 1)
+		a := atts[i]
+		if a.dead {
+			next++
+			a = attach(next & 7)
+			atts[i] = a
+		}
+		c.mu.Lock()
+		switch op % 16 {
+		case 15:
+			c.detach(a, ErrDropped)
+		case 13, 14:
+			for range 4 {
+				a.release()
+				if a.dead || !a.fill() {
+					break
+				}
+			}
+			a.release()
+		case 12: // raw bytes
+			n := min(len(s.b), int(s.byte()))
+			raw := s.b[:min(n, len(s.b))]
+			s.b = s.b[len(raw):]
+			if err := c.handle(a, raw, nil); err != nil {
+				c.onBroken(err)
+			}
+		default:
+			f := s.frame()
+			enc := f.Append(nil)
+			buf := c.pools.buffer()
+			m := copy(buf.b[:], enc)
+			if err := c.handle(a, buf.b[:m], buf); err != nil {
+				c.onBroken(err)
+			}
+			c.pools.unref(buf)
+		}
+		ended := c.ended != nil
+		c.unlock()
+		check(t, c)
+		if ended {
+			return
+		}
+	}
+}
+
+func seeds(f *testing.F) {
+	f.Add([]byte{0, 1, 2, 0, 0, 10, 1, 2, 0, 1})
+	f.Add([]byte{0, 1, 2, 0, 1, 7, 1, 127, 0, 0, 1, 0, 80, 13, 0, 4, 2, 1, 20, 13, 15})
+	f.Add([]byte{0, 1, 4, 9, 0, 200, 0, 1, 4, 0, 1, 60, 3, 5, 0, 1, 8, 13, 15, 13})
+	f.Add([]byte{0, 5, 9, 5, 1, 2, 3, 0, 6, 1, 2, 0, 10, 2, 1, 0, 2, 0, 0, 0, 12, 5, 1, 2, 3, 4, 5})
+}
+
+// FuzzServer: whatever an invited client sends, a relay keeps bounded memory
+// and consistent books.
+func FuzzServer(f *testing.F) {
+	seeds(f)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s := NewServer(ServerConfig{})
+		c := s.c
+		c.onStream = func(s *Stream, dst flow.Addr) { // answers without a goroutine
+			switch dst.Port % 4 {
+			case 0:
+				s.answer(flow.ConnectionRefused, flow.DetailRefused)
+				s.quit(0, true)
+			case 1:
+				s.answer(flow.Succeeded, flow.DetailNone)
+				s.push(make([]byte, 50000), 50000)
+				s.finish()
+			case 2:
+				s.answer(flow.Succeeded, flow.DetailNone)
+				s.quit(3, false)
+			}
+		}
+		c.onFlow = func(p *packets) {}
+		play(t, c, b)
+	})
+}
+
+// FuzzClient: the same for what a relay sends to a client.
+func FuzzClient(f *testing.F) {
+	seeds(f)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		cl := NewClient(ClientConfig{OnBundle: func([]byte) {}, OnNotice: func(uint64, string) {}})
+		for i := range 4 {
+			st, err := cl.OpenStream(t.Context(), flow.Addr{Name: "x", Port: uint16(i)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := st.(*Stream)
+			s.Write(make([]byte, 30000*i))
+			if i == 2 {
+				s.CloseWrite()
+			}
+			if i == 3 {
+				defer s.Close()
+			}
+		}
+		p, err := cl.OpenPackets(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.WriteTo(make([]byte, 100), flow.Addr{Name: "x", Port: 1})
+		play(t, cl.c, b)
+	})
+}
