@@ -187,11 +187,29 @@ type lane struct {
 	dir  byte
 	n    uint64 // of the next record; record 0 is a Noise message
 	aead cipher.AEAD
+
+	// Scratch, so that nothing is allocated for a record.
+	iv     [12]byte
+	block  [aes.BlockSize]byte
+	marked uint64 // block holds the marker of record marked-1
 }
 
-func (l *lane) nonce() (b [12]byte) {
-	binary.BigEndian.PutUint64(b[4:], l.n-1)
-	return b
+// nonce is record n's: 4 zero bytes || n-1.
+func (l *lane) nonce() []byte {
+	binary.BigEndian.PutUint64(l.iv[4:], l.n-1)
+	return l.iv[:]
+}
+
+// mark is the marker of the next record.
+func (l *lane) mark() [markerLen]byte {
+	if l.marked != l.n+1 {
+		clear(l.block[:])
+		l.block[0] = l.dir
+		binary.BigEndian.PutUint64(l.block[8:], l.n)
+		l.s.marker.Encrypt(l.block[:], l.block[:])
+		l.marked = l.n + 1
+	}
+	return [markerLen]byte(l.block[:])
 }
 
 // seal appends a record around plain, which lies elsewhere, or exactly where
@@ -201,9 +219,8 @@ func (l *lane) seal(b, plain []byte) ([]byte, error) {
 		return b, errTooMany
 	}
 	start := len(b)
-	b = appendPrefix(b, l.s.mark(l.dir, l.n), len(plain)+tagLen)
-	nonce := l.nonce()
-	b = l.aead.Seal(b, nonce[:], plain, b[start:start+prefixLen])
+	b = appendPrefix(b, l.mark(), len(plain)+tagLen)
+	b = l.aead.Seal(b, l.nonce(), plain, b[start:start+prefixLen])
 	l.n++
 	return b, nil
 }
@@ -215,8 +232,7 @@ func (l *lane) open(dst, rec []byte) (int, error) {
 	if l.n >= maxRecords {
 		return 0, errTooMany
 	}
-	nonce := l.nonce()
-	plain, err := l.aead.Open(dst[:0], nonce[:], rec[prefixLen:], rec[:prefixLen])
+	plain, err := l.aead.Open(dst[:0], l.nonce(), rec[prefixLen:], rec[:prefixLen])
 	if err != nil {
 		return 0, err
 	}

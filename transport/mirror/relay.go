@@ -367,7 +367,8 @@ func (k *link) wantUp() (m [markerLen]byte, ok bool) {
 	if s == nil || k.mode.Load() != candidate {
 		return m, false
 	}
-	return s.mark(dirClient, k.up.n), true
+	k.up.s = s
+	return k.up.mark(), true
 }
 
 // scanUp takes covert records out of a candidate's bytes until the link becomes

@@ -1,0 +1,303 @@
+package mirror
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"busel/transport"
+)
+
+// stage is a forwarder in the test's hand: in front of a cover, or of a relay.
+type stage struct {
+	addr string
+	mu   sync.Mutex
+	near []*net.TCPConn // towards whoever dialled
+	far  []*net.TCPConn
+	hold chan struct{} // not nil: bytes towards near stop until it is closed
+
+	up, down []byte // what passed on the first connection
+	broken   chan error
+}
+
+// newStage forwards to to.
+func newStage(t *testing.T, to string) *stage {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stage{addr: ln.Addr().String(), broken: make(chan error, 8)}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			f, err := net.Dial("tcp", to)
+			if err != nil {
+				c.Close()
+				continue
+			}
+			near, far := c.(*net.TCPConn), f.(*net.TCPConn)
+			s.mu.Lock()
+			s.near, s.far = append(s.near, near), append(s.far, far)
+			first := len(s.near) == 1
+			s.mu.Unlock()
+			wg.Go(func() { s.copy(near, far, &s.down, first, true) })
+			wg.Go(func() { s.copy(far, near, &s.up, first, false) })
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		s.mu.Lock()
+		for i := range s.near {
+			s.near[i].Close()
+			s.far[i].Close()
+		}
+		if s.hold != nil {
+			close(s.hold)
+		}
+		s.mu.Unlock()
+		wg.Wait()
+	})
+	return s
+}
+
+func (s *stage) copy(to, from *net.TCPConn, log *[]byte, first, down bool) {
+	buf := make([]byte, 32<<10)
+	for {
+		s.mu.Lock()
+		hold := s.hold
+		s.mu.Unlock()
+		if down && hold != nil {
+			<-hold
+		}
+		n, err := from.Read(buf)
+		if first {
+			s.mu.Lock()
+			*log = append(*log, buf[:n]...)
+			s.mu.Unlock()
+		}
+		if n > 0 {
+			if _, err := to.Write(buf[:n]); err != nil {
+				s.broken <- err
+				return
+			}
+		}
+		if err == io.EOF {
+			to.CloseWrite()
+			return
+		}
+		if err != nil {
+			s.broken <- err
+			reset(to)
+			return
+		}
+	}
+}
+
+// passed returns what went each way on the first connection.
+func (s *stage) passed() (up, down []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]byte(nil), s.up...), append([]byte(nil), s.down...)
+}
+
+// end closes the near side of the last connection, with a reset or a FIN.
+func (s *stage) end(rst bool) {
+	s.mu.Lock()
+	c := s.near[len(s.near)-1]
+	s.mu.Unlock()
+	if rst {
+		reset(c)
+	} else {
+		c.Close()
+	}
+}
+
+func failureOf(err error) transport.Failure {
+	if e, ok := errors.AsType[*transport.CarrierError](err); ok {
+		return e.Failure
+	}
+	return "untyped"
+}
+
+// TestCoverEnds checks rule 4: the cover's FIN and RST end the carrier and are
+// passed on as what they are.
+func TestCoverEnds(t *testing.T) {
+	for name, rst := range map[string]bool{"FIN": false, "RST": true} {
+		t.Run(name, func(t *testing.T) {
+			s := goSite(t, nil)
+			puppet := newStage(t, s.addr)
+			s.addr = puppet.addr
+			r := startRelay(t, s, nil)
+			c, e := r.pair(t, r.dialer(t, nil))
+			send(t, c, e, 1)
+			send(t, e, c, 2)
+			puppet.end(rst)
+			at, back := ends(t, c), ends(t, e)
+			want := map[bool]transport.Failure{false: transport.ClosedEarly, true: transport.Reset}[rst]
+			if failureOf(at) != want {
+				t.Errorf("the client's carrier ended with %v, want %s", at, want)
+			}
+			if !rst && failureOf(back) != "" || rst && failureOf(back) != transport.Reset {
+				t.Errorf("the relay's carrier ended with %v", back)
+			}
+			for _, k := range []transport.Carrier{c, e} {
+				if err := k.WriteFrames([]transport.Frame{{Data: pingFrame(1)}}); err == nil {
+					t.Error("a dead carrier takes frames")
+				}
+			}
+		})
+	}
+}
+
+// TestAfterCoverFIN checks that a covert record that comes after the cover's
+// FIN goes to the cover, whose reset comes back.
+func TestAfterCoverFIN(t *testing.T) {
+	s := goSite(t, nil)
+	puppet := newStage(t, s.addr)
+	s.addr = puppet.addr
+	r := startRelay(t, s, nil)
+	path := newStage(t, r.addr) // between client and relay
+	front := &relay{Listener: r.Listener, addr: path.addr, key: r.key, site: s}
+	c, e := front.pair(t, r.dialer(t, nil))
+	send(t, c, e, 1)
+	send(t, e, c, 2)
+	// The client does not learn of the FIN: bytes to it stop.
+	path.mu.Lock()
+	path.hold = make(chan struct{})
+	path.mu.Unlock()
+	send(t, c, e, 3)
+	if err := e.WriteFrames([]transport.Frame{{Data: pingFrame(4)}}); err != nil { // wakes the path into its hold
+		t.Fatal(err)
+	}
+	want(t, c, 4)
+	puppet.end(false)
+	ends(t, e)
+	deadline := time.Now().Add(patience)
+	for {
+		if err := c.WriteFrames([]transport.Frame{{Data: pingFrame(5)}}); err != nil {
+			t.Fatalf("the client's write: %v", err)
+		}
+		select {
+		case err := <-path.broken:
+			if f := classify(err); f != transport.Reset {
+				t.Errorf("the client's records after the FIN drew %v, want a reset", err)
+			}
+			return
+		case <-time.After(5 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no reset came back")
+		}
+	}
+}
+
+// TestForged checks rule 6: a man in the middle gets a browser's alert and
+// nothing else.
+func TestForged(t *testing.T) {
+	s := goSite(t, nil)
+	forger := goSite(t, nil)
+	r := startRelay(t, s, nil)
+	for _, name := range []string{"other authority", "pinned"} {
+		t.Run(name, func(t *testing.T) {
+			path := newStage(t, forger.addr)
+			d := r.dialer(t, func(c *DialerConfig) {
+				if name == "pinned" {
+					c.Roots, c.CertHash = nil, &s.leaf
+				}
+			})
+			_, _, err := d.Dial(testContext(t), routeTo(path.addr), testHello())
+			if e := dialFailure(t, err); e.Failure != transport.Hijacked || e.Stage != transport.StageTLS || !errors.Is(err, errCertificate) {
+				t.Fatalf("Dial: %v", err)
+			}
+			d.Close()
+			up, _ := path.passed()
+			hello := headerLen + int(up[3])<<8 + int(up[4])
+			// change_cipher_spec and one alert, 2 + 1 + 16 bytes.
+			if rest := up[hello:]; len(rest) != 6+headerLen+19 || rest[0] != 20 || rest[6] != 23 || rest[10] != 19 {
+				t.Errorf("after its ClientHello the client sent %x", rest)
+			}
+		})
+	}
+	if forger.hits() != 0 {
+		t.Error("the forger got a request")
+	}
+}
+
+// TestLedSilently checks that a client which awaits a proof says nothing covert
+// to the real site: its records are those of one page.
+func TestLedSilently(t *testing.T) {
+	s := goSite(t, func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} })
+	r := startRelay(t, s, nil) // not borrowed: no proof will come
+	path := newStage(t, s.addr)
+	d := r.dialer(t, func(c *DialerConfig) { c.Proof = true })
+	got := make(chan error, 1)
+	go func() {
+		_, _, err := d.Dial(testContext(t), routeTo(path.addr), testHello())
+		got <- err
+	}()
+	for deadline := time.Now().Add(patience); s.hits() == 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("no request came")
+		}
+	}
+	path.end(false)
+	err := <-got
+	if e := dialFailure(t, err); e.Stage != transport.StageHello || e.Failure == "" {
+		t.Errorf("Dial: %v", err)
+	}
+	up, _ := path.passed()
+	var tr tracker
+	data := 0
+	tr.began = func(typ byte, _ int) {
+		if typ == recordData {
+			data++
+		}
+	}
+	tr.pass(up)
+	if data > 3 { // Finished, GET, and perhaps an alert at the end
+		t.Errorf("%d records of data", data)
+	}
+}
+
+// TestWholeRecordsOnly checks on the wire that both directions are whole TLS
+// records of a browser's and a server's types and lengths, with data in them.
+func TestWholeRecordsOnly(t *testing.T) {
+	sites(t, func(t *testing.T, s *site) {
+		r := startRelay(t, s, nil)
+		path := newStage(t, r.addr)
+		front := &relay{Listener: r.Listener, addr: path.addr, key: r.key, site: s}
+		d := r.dialer(t, nil)
+		c, e := front.pair(t, d)
+		for n := range byte(50) {
+			send(t, c, e, n)
+			send(t, e, c, n)
+		}
+		c.Close()
+		d.Close()
+		up, down := path.passed()
+		for name, b := range map[string][]byte{"up": up, "down": down} {
+			var tr tracker
+			tr.began = func(typ byte, size int) {
+				if typ < recordChangeCipherSpec || typ > recordData || size == 0 || size > maxRecord {
+					t.Errorf("%s: record of type %d, %d bytes", name, typ, size)
+				}
+			}
+			tr.pass(b)
+			if !tr.boundary() {
+				t.Errorf("%s does not end with a record", name)
+			}
+			if len(b) < 3000 {
+				t.Errorf("%s: %d bytes", name, len(b))
+			}
+		}
+	})
+}
