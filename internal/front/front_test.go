@@ -15,7 +15,9 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -632,4 +634,34 @@ func TestChromium(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestParallel runs 500 tunnels at once, each with bytes of its own.
+func TestParallel(t *testing.T) {
+	site := echo(t, "127.0.0.1:0")
+	f := start(t, front.Config{})
+	var wg sync.WaitGroup
+	for i := range 500 {
+		wg.Go(func() {
+			c, err := net.Dial("tcp", f.Addr().String())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(6 * patience))
+			sp := speakers[i%len(speakers)]
+			payload := bytes.Repeat(fmt.Appendf(nil, "%08d", i), 10_000)
+			go func() {
+				c.Write(append(sp.request(flow.AddrFrom(site)), payload...))
+				c.(*net.TCPConn).CloseWrite()
+			}()
+			got, err := io.ReadAll(c)
+			want := slices.Concat(sp.hello, sp.success, payload)
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("tunnel %d: %d bytes of %d, %v", i, len(got), len(want), err)
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -102,8 +102,8 @@ func (r refusal) serve(w http.ResponseWriter, req *http.Request) {
 }
 
 // write answers a CONNECT request on its hijacked connection, and ends it.
-func (r refusal) write(w io.Writer, req *http.Request) error {
-	body, contentType := r.body(req.Header.Get("Accept"))
+func (r refusal) write(w io.Writer, accept string) error {
+	body, contentType := r.body(accept)
 	res := &http.Response{
 		StatusCode:    r.status,
 		ProtoMajor:    1,
