@@ -39,7 +39,6 @@ func TestCurlLoadsPages(t *testing.T) {
 			{"--proxy", "http://" + c.proxy, "--proxytunnel", plain},
 			{"--proxy", "socks5h://" + c.proxy, "-k", secure.URL},
 			{"--proxy", "http://" + c.proxy, "-k", secure.URL},
-			{"--proxy", "socks5h://" + c.proxy, "-k", "https://localhost:" + secure.URL[strings.LastIndexByte(secure.URL, ':')+1:]},
 		} {
 			if got := curl(t, args...); !strings.Contains(string(got), "You can read this") {
 				t.Errorf("curl %v got %q", args, got)
@@ -160,8 +159,9 @@ func TestFiveHundredInParallel(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if n := r.status(t).Relay.StreamsTotal; n < 1000 {
-		t.Errorf("the relay has counted %d streams, want 1000", n)
+	// curl uses some connections again.
+	if n := r.status(t).Relay.StreamsTotal; n < 700 {
+		t.Errorf("the relay has counted %d streams, want at least 700", n)
 	}
 }
 

@@ -118,7 +118,7 @@ func TestCoverClosesEarly(t *testing.T) {
 	need(t, "curl")
 	var p *path
 	r := startRelay(t, relayOptions{
-		cover: nginxtest.Run(t, nginxtest.Config{KeepaliveTimeout: 2 * time.Second, KeepaliveTime: 4 * time.Second}),
+		cover: nginxtest.Run(t, nginxtest.Config{HeaderTimeout: 2 * time.Second, KeepaliveTimeout: 2 * time.Second, KeepaliveTime: 4 * time.Second}),
 		via:   func(listen string) string { p = newPath(t, listen, 0); return p.addr() },
 	})
 	c := startClient(t, r.invite)
@@ -202,7 +202,7 @@ func TestRoundTrips(t *testing.T) {
 	const trip = 2 * oneWay
 	var p *path
 	r := startRelay(t, relayOptions{
-		cover: nginxtest.Run(t, nginxtest.Config{KeepaliveTimeout: 2 * time.Second}),
+		cover: nginxtest.Run(t, nginxtest.Config{HeaderTimeout: 2 * time.Second, KeepaliveTimeout: 2 * time.Second}),
 		via:   func(listen string) string { p = newPath(t, listen, oneWay); return p.addr() },
 	})
 	c := startClient(t, r.invite)

@@ -175,6 +175,9 @@ func (r *Relay) serve(ctx context.Context, p transport.Pending) error {
 	}
 	defer r.leave(e)
 	accept, admission := e.Admit(h, known)
+	if accept.Status.Refused() {
+		return r.refuse(p, accept.Status)
+	}
 	c, err := p.Answer(accept)
 	if err != nil {
 		admission.Withdraw()
