@@ -48,6 +48,7 @@ var layers = []layer{
 	{"cmd/...", []string{"config", "internal/...", "obfs/...", "transport/..."}, "a command wires everything; nothing is below it but all"},
 	{"docs/vectors", nil, "test vectors and what checks them"},
 	{"scripts/origin", nil, "a site to fetch from; knows nothing of Busel"},
+	{"scripts/bench", []string{"internal/nginxtest"}, "measures the programs from outside"},
 }
 
 // A module is code of others and the packages that may import it, their test
@@ -87,7 +88,7 @@ var bans = []ban{
 	{"...", nil, []string{"math/rand"}, true, "v1 has a global state that can be seeded; use math/rand/v2, or crypto/rand for what must not be guessed"},
 	{"...", nil, loggers, false, "everything logs by log/slog to the logger that it was given"},
 	{"...", nil, []string{"C", "plugin", "io/ioutil"}, true, "everything cross-compiles without cgo"},
-	{"...", []string{"internal/nginxtest", "internal/e2e", "transport/transporttest"}, []string{module + "/internal/nginxtest", module + "/transport/transporttest", "testing", "testing/..."}, false, "test code is not shipped"},
+	{"...", []string{"internal/nginxtest", "internal/e2e", "transport/transporttest", "scripts/bench"}, []string{module + "/internal/nginxtest", module + "/transport/transporttest", "testing", "testing/..."}, false, "test code is not shipped"},
 	{"config", nil, []string{"os", "os/...", "net/http", "net/http/...", "syscall", "crypto/tls", "golang.org/x/sys/...", "golang.org/x/net/..."}, false, "config takes bytes and gives structs: who opens files is cmd"},
 	{"...", []string{"transport", "internal/exit", "internal/front", "internal/control", "internal/nginxtest", "cmd/...", "scripts/..."}, sockets, false, "sockets come from transport.Network or the caller, so that tests can hand out others"},
 	{"...", []string{"internal/exit", "cmd/..."}, lookups, false, "only the relay's exit looks up names: a lookup elsewhere is a leak"},
