@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -376,12 +377,12 @@ func (b *bench) dial(proxy string) (net.Conn, error) {
 		return c, err
 	}
 	_ = c.SetDeadline(time.Now().Add(15 * time.Second))
-	origin, err := net.ResolveTCPAddr("tcp4", b.origin)
+	origin, err := netip.ParseAddrPort(b.origin)
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	request := append([]byte{5, 1, 0, 5, 1, 0, 1}, origin.IP.To4()...)
-	request = binary.BigEndian.AppendUint16(request, uint16(origin.Port))
+	request := append([]byte{5, 1, 0, 5, 1, 0, 1}, origin.Addr().AsSlice()...)
+	request = binary.BigEndian.AppendUint16(request, origin.Port())
 	answer := make([]byte, 2+10)
 	if _, err = c.Write(request[:3]); err == nil {
 		if _, err = io.ReadFull(c, answer[:2]); err == nil {
