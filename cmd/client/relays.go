@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -138,12 +139,28 @@ func (r *relays) group() rotate.Group {
 
 // OpenStream implements [flow.Opener].
 func (r *relays) OpenStream(ctx context.Context, dst flow.Addr) (flow.Stream, error) {
-	return r.group().OpenStream(ctx, dst)
+	o, err := r.best()
+	if err != nil {
+		return nil, err
+	}
+	return o.OpenStream(ctx, dst)
 }
 
 // OpenPackets implements [flow.Opener].
 func (r *relays) OpenPackets(ctx context.Context) (flow.Packets, error) {
-	return r.group().OpenPackets(ctx)
+	o, err := r.best()
+	if err != nil {
+		return nil, err
+	}
+	return o.OpenPackets(ctx)
+}
+
+func (r *relays) best() (flow.Opener, error) {
+	g := r.group()
+	if len(g) == 0 {
+		return nil, fmt.Errorf("%w: take an invite with `client add`", front.ErrNoRelay)
+	}
+	return g.Best(), nil
 }
 
 // status gathers what the sessions and keepers know.

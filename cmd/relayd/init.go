@@ -13,6 +13,7 @@ import (
 
 	"busel/config"
 	"busel/internal/cli"
+	"busel/internal/cover"
 	"busel/internal/flow"
 	"busel/internal/state"
 	"busel/transport"
@@ -56,14 +57,14 @@ A directory that already holds a relay is left as it is.`,
 	}
 }
 
-func initRelay(ctx context.Context, std cli.Std, path, address, cover, coverName string) error {
+func initRelay(ctx context.Context, std cli.Std, path, address, coverAddr, coverName string) error {
 	if coverName == "" {
 		var err error
-		if coverName, err = nameOfCover(ctx, cover); err != nil {
+		if coverName, err = nameOfCover(ctx, coverAddr); err != nil {
 			return err
 		}
 	}
-	set, err := config.NewRelay(address, cover, coverName)
+	set, err := config.NewRelay(address, coverAddr, coverName)
 	if err != nil {
 		return err
 	}
@@ -76,7 +77,12 @@ func initRelay(ctx context.Context, std cli.Std, path, address, cover, coverName
 		return err
 	}
 	if set.Cover == config.CoverBuiltin {
-		if err := dir.CreateCover(set.CoverName, time.Now()); err != nil && !errors.Is(err, state.ErrExists) {
+		// A clock that is a little slow elsewhere must not matter.
+		cert, key, err := cover.SelfSigned(set.CoverName, time.Now().AddDate(0, 0, -1))
+		if err != nil {
+			return err
+		}
+		if err := dir.CreateCover(cert, key); err != nil && !errors.Is(err, state.ErrExists) {
 			return err
 		}
 	}
@@ -98,11 +104,11 @@ func initRelay(ctx context.Context, std cli.Std, path, address, cover, coverName
 // nameOfCover is the name that clients will ask the cover for when the
 // volunteer named none: its host name, else the first name in its certificate,
 // and an invented one for the built-in site.
-func nameOfCover(ctx context.Context, cover string) (string, error) {
-	if cover == config.CoverBuiltin {
+func nameOfCover(ctx context.Context, addr string) (string, error) {
+	if addr == config.CoverBuiltin {
 		return inventedName(), nil
 	}
-	a, err := flow.SplitHostPort(cover)
+	a, err := flow.SplitHostPort(addr)
 	if err != nil {
 		return "", nil // NewRelay says what is wrong
 	}

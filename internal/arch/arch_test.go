@@ -86,7 +86,7 @@ type ban struct {
 var bans = []ban{
 	{"...", nil, []string{module + "/cmd/..."}, true, "a command is the end of the arrows"},
 	{"...", nil, []string{"math/rand"}, true, "v1 has a global state that can be seeded; use math/rand/v2, or crypto/rand for what must not be guessed"},
-	{"...", nil, loggers, false, "everything logs by log/slog to the logger that it was given"},
+	{"...", []string{"internal/cli"}, loggers, false, "everything logs by log/slog to the logger that it was given"},
 	{"...", nil, []string{"C", "plugin", "io/ioutil"}, true, "everything cross-compiles without cgo"},
 	{"...", []string{"internal/nginxtest", "internal/e2e", "transport/transporttest", "scripts/bench"}, []string{module + "/internal/nginxtest", module + "/transport/transporttest", "testing", "testing/..."}, false, "test code is not shipped"},
 	{"config", nil, []string{"os", "os/...", "net/http", "net/http/...", "syscall", "crypto/tls", "golang.org/x/sys/...", "golang.org/x/net/..."}, false, "config takes bytes and gives structs: who opens files is cmd"},

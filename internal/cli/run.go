@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -15,6 +16,9 @@ import (
 // the process's, and the result is its exit status. An interrupt or SIGTERM
 // ends the context, a second one the process.
 func Start(p *Program) int {
+	// net/http tells what it does not like to the standard logger, with bytes of
+	// the site in it, and has no option to stop that.
+	log.SetOutput(io.Discard)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)

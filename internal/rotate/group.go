@@ -1,11 +1,6 @@
 package rotate
 
-import (
-	"context"
-	"errors"
-
-	"busel/internal/flow"
-)
+import "busel/internal/flow"
 
 // Member is one relay that the client holds: its keeper and its session.
 type Member struct {
@@ -13,47 +8,22 @@ type Member struct {
 	Opener flow.Opener
 }
 
-// Group opens streams and flows through the best of several relays: the first
-// that is attached, else the first that did not fail lately, else the first.
-// What is open stays with its relay.
+// Group is the relays that a client holds, the preferred one first.
 type Group []Member
 
-// ErrNoRelay means that the client holds no invite.
-var ErrNoRelay = errors.New("no invite yet: add one with `client add`")
-
-var _ flow.Opener = Group(nil)
-
-// OpenStream opens a stream through the best relay.
-func (g Group) OpenStream(ctx context.Context, dst flow.Addr) (flow.Stream, error) {
-	o, err := g.best()
-	if err != nil {
-		return nil, err
-	}
-	return o.OpenStream(ctx, dst)
-}
-
-// OpenPackets opens a UDP association through the best relay.
-func (g Group) OpenPackets(ctx context.Context) (flow.Packets, error) {
-	o, err := g.best()
-	if err != nil {
-		return nil, err
-	}
-	return o.OpenPackets(ctx)
-}
-
-func (g Group) best() (flow.Opener, error) {
-	if len(g) == 0 {
-		return nil, &flow.OpenError{Code: flow.GeneralFailure, Err: ErrNoRelay}
-	}
+// Best is where to open the next stream or flow: the first that is attached,
+// else the first that did not fail lately, else the first. The group must not
+// be empty. What is open stays with its relay.
+func (g Group) Best() flow.Opener {
 	for _, m := range g {
 		if m.Keeper.Attached() {
-			return m.Opener, nil
+			return m.Opener
 		}
 	}
 	for _, m := range g {
 		if !m.Keeper.Failing() {
-			return m.Opener, nil
+			return m.Opener
 		}
 	}
-	return g[0].Opener, nil
+	return g[0].Opener
 }

@@ -2,21 +2,16 @@ package state
 
 import (
 	"crypto/ecdh"
-	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/big"
-	"net"
 	"slices"
 	"time"
 
@@ -41,7 +36,6 @@ const ClientFile = "client.toml"
 // PEM types of the key files.
 const (
 	pemKey      = "PRIVATE KEY"
-	pemCert     = "CERTIFICATE"
 	pemTokenKey = "BUSEL TOKEN KEY"
 )
 
@@ -300,46 +294,14 @@ func (d *Dir) ChangeLedger(fn func(*Ledger) error) error {
 	})
 }
 
-// CreateCover makes a self-signed certificate for the built-in cover, as a
-// small site would have one: ECDSA on P-256, and ten years, since clients pin
-// it and a change needs fresh invites. It refuses with [ErrExists].
-func (d *Dir) CreateCover(host string, now time.Time) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-	if err != nil {
-		return err
-	}
-	template := &x509.Certificate{
-		SerialNumber: serial,
-		Subject:      pkix.Name{CommonName: host},
-		// A clock that is a little slow elsewhere must not matter.
-		NotBefore:             now.UTC().AddDate(0, 0, -1).Truncate(time.Hour),
-		NotAfter:              now.UTC().AddDate(10, 0, 0).Truncate(time.Hour),
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		BasicConstraintsValid: true,
-	}
-	if ip := net.ParseIP(host); ip != nil {
-		template.IPAddresses = []net.IP{ip}
-	} else {
-		template.DNSNames = []string{host}
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	keyText, err := keyPEM(key)
-	if err != nil {
-		return err
-	}
+// CreateCover keeps the built-in cover's certificate and key, PEM both. It
+// refuses with [ErrExists].
+func (d *Dir) CreateCover(cert, key []byte) error {
 	return d.change(func() error {
-		if err := d.create(coverKeyFile, keyText); err != nil {
+		if err := d.create(coverKeyFile, key); err != nil {
 			return err
 		}
-		err := d.create(coverCertFile, pem.EncodeToMemory(&pem.Block{Type: pemCert, Bytes: cert}))
+		err := d.create(coverCertFile, cert)
 		if err != nil {
 			_ = d.root.Remove(coverKeyFile)
 		}

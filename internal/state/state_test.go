@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"busel/config"
+	"busel/internal/cover"
 	"busel/internal/flow"
 )
 
@@ -530,7 +531,11 @@ func TestCover(t *testing.T) {
 	for _, host := range []string{"news.example.org", "198.51.100.7", "2001:db8::7"} {
 		d := open(t)
 		now := time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
-		if err := d.CreateCover(host, now); err != nil {
+		certPEM, keyPEM, err := cover.SelfSigned(host, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.CreateCover(certPEM, keyPEM); err != nil {
 			t.Fatal(err)
 		}
 		cert, err := d.Cover()
@@ -549,7 +554,7 @@ func TestCover(t *testing.T) {
 		if err != nil || CertHash(again) != CertHash(cert) || CertHash(cert) == CertHash(tls.Certificate{Certificate: [][]byte{nil}}) {
 			t.Errorf("the hash is not of the certificate: %v", err)
 		}
-		if err := d.CreateCover(host, now); !errors.Is(err, ErrExists) {
+		if err := d.CreateCover(certPEM, keyPEM); !errors.Is(err, ErrExists) {
 			t.Errorf("created twice: %v", err)
 		}
 	}
