@@ -98,14 +98,14 @@ func TestRoundTrips(t *testing.T) {
 		}
 		fetch("new session", 4*rtt)
 		fetch("open session", rtt)
-		w.links[0].Close()
+		w.link().Close()
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if st := w.client.Stats(); len(st.Carriers) != 0 {
 			t.Fatalf("an idle session dialled: %+v", st)
 		}
 		fetch("resumed session whose carrier had ended", 3*rtt)
-		w.links[0].Kill()
+		w.link().Kill()
 		time.Sleep(time.Second)
 		fetch("resumed session again", 3*rtt)
 	})
@@ -284,7 +284,7 @@ func TestUnknownSession(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.restartRelay()
-		w.links[0].Kill()
+		w.link().Kill()
 		synctest.Wait() // the client has noticed
 		fresh := w.open(origin)
 		fresh.Write([]byte("early"))
@@ -501,7 +501,7 @@ func TestFrozen(t *testing.T) {
 			if _, err := io.ReadFull(s, b); err != nil {
 				t.Fatal(err)
 			}
-			w.links[0].Freeze(side)
+			w.link().Freeze(side)
 			start := time.Now()
 			s.Write([]byte("two"))
 			if _, err := io.ReadFull(s, b); err != nil || string(b) != "two" {
@@ -537,7 +537,7 @@ func TestFrozenDownload(t *testing.T) {
 		w.redial(plain)
 		s := w.open(origin)
 		time.Sleep(time.Second)
-		w.links[0].Freeze(tt.Client)
+		w.link().Freeze(tt.Client)
 		s.CloseWrite()
 		start := time.Now()
 		n, err := io.Copy(io.Discard, s)
@@ -655,14 +655,12 @@ func TestPackets(t *testing.T) {
 
 func TestControl(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, echo)
-		defer w.stop()
 		bundles, notices := make(chan []byte, 1), make(chan string, 1)
-		w.client = session.NewClient(session.ClientConfig{
+		w := newWorldOf(t, session.ClientConfig{
 			OnBundle: func(b []byte) { bundles <- b },
 			OnNotice: func(code uint64, text string) { notices <- fmt.Sprint(code, text) },
-		})
-		w.wg.Go(func() { w.client.Run(w.ctx) })
+		}, echo)
+		defer w.stop()
 		if _, _, err := w.dial(plain()); err != nil {
 			t.Fatal(err)
 		}
@@ -836,15 +834,12 @@ func schedule(t *testing.T, seed uint64) {
 	})
 	w.delay = time.Duration(rng.IntN(40)) * time.Millisecond
 	notices := [][]tt.Side{nil, {tt.Client}, {tt.Relay}}
-	var cutMu sync.Mutex
-	cuts := 0
+	paths, cuts := mrand.New(mrand.NewPCG(seed, 55)), 0 // used by the redialer alone
 	w.redial(func() tt.LinkConfig {
-		cutMu.Lock()
-		defer cutMu.Unlock()
-		cfg := tt.LinkConfig{Capacity: 1 << (12 + rng.IntN(8))}
-		if cuts++; cuts < 20 && rng.IntN(3) > 0 {
-			cfg.CutAfter[rng.IntN(2)] = 1 + int64(rng.IntN(400000))
-			cfg.CutNotice = notices[rng.IntN(len(notices))]
+		cfg := tt.LinkConfig{Capacity: 1 << (12 + paths.IntN(8))}
+		if cuts++; cuts < 20 && paths.IntN(3) > 0 {
+			cfg.CutAfter[paths.IntN(2)] = 1 + int64(paths.IntN(400000))
+			cfg.CutNotice = notices[paths.IntN(len(notices))]
 		}
 		return cfg
 	})

@@ -22,7 +22,7 @@ func (src *source) read(p *pools) (*chunk, error) {
 	}
 	ch := p.chunk(size)
 	n, err := src.r.Read(ch.buf[room : room+min(ch.free(), size)])
-	src.bulk = n >= smallBuffer-room
+	src.bulk = n == size // else it has run dry: wait with a small buffer
 	if n <= 0 {
 		p.put(ch)
 		return nil, err

@@ -36,10 +36,14 @@ type world struct {
 
 // newWorld starts a client and a relay whose streams are answered by handler.
 func newWorld(t *testing.T, handler func(ctx context.Context, s *session.Stream, dst flow.Addr)) *world {
+	return newWorldOf(t, session.ClientConfig{}, handler)
+}
+
+func newWorldOf(t *testing.T, cfg session.ClientConfig, handler func(ctx context.Context, s *session.Stream, dst flow.Addr)) *world {
 	w := &world{t: t, sessions: make(map[[wire.SecretLen]byte]*session.Server), cfg: session.ServerConfig{OnStream: handler}}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.runs, w.stopRuns = context.WithCancel(w.ctx)
-	w.client = session.NewClient(session.ClientConfig{})
+	w.client = session.NewClient(cfg)
 	w.wg.Go(func() { w.client.Run(w.ctx) })
 	return w
 }
@@ -177,4 +181,11 @@ func wantEnd(t *testing.T, err error) {
 	if !errors.As(err, &ce) && !errors.Is(err, session.ErrDropped) && !errors.Is(err, context.Canceled) {
 		t.Errorf("carrier ended with %v", err)
 	}
+}
+
+// link is the oldest live link.
+func (w *world) link() *tt.Link {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.links[0]
 }
