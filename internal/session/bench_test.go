@@ -139,3 +139,35 @@ func BenchmarkOpen(b *testing.B) {
 		s.Close()
 	}
 }
+
+// BenchmarkSockets downloads over TCP on loopback at both ends of the session.
+func BenchmarkSockets(b *testing.B) {
+	w := benchWorld(b, func(ctx context.Context, s *session.Stream, dst flow.Addr) {
+		near, far := tcpPair(b)
+		go func() {
+			buf := make([]byte, 64<<10)
+			for left := benchSize; left > 0; left -= len(buf) {
+				far.Write(buf)
+			}
+			far.CloseWrite()
+			io.Copy(io.Discard, far)
+			far.Close()
+		}()
+		flow.Join(ctx, s, near)
+	})
+	b.SetBytes(benchSize)
+	b.ReportAllocs()
+	for b.Loop() {
+		s, err := w.client.OpenStream(b.Context(), origin)
+		if err != nil {
+			b.Fatal(err)
+		}
+		app, proxy := tcpPair(b)
+		go flow.Join(b.Context(), proxy, s)
+		app.CloseWrite()
+		if n, err := io.CopyBuffer(struct{ io.Writer }{sink{}}, struct{ io.Reader }{app}, make([]byte, 256<<10)); n != benchSize || err != nil {
+			b.Fatal(n, err)
+		}
+		app.Close()
+	}
+}

@@ -345,7 +345,7 @@ func (a *attachment) fill() bool {
 	case a.pingDue:
 		a.ping(now)
 	case a.pingOut || len(a.batch) == echoes:
-	case now.Sub(a.pingAt) >= pingEvery && a.inflight > 0, now.Sub(a.lastRecv) >= probeAfter:
+	case now.Sub(a.pingAt) >= pingEvery && a.inflight > 0, c.client && now.Sub(a.lastRecv) >= probeAfter:
 		// The second: what is sent into silence, even an ACK, asks for a sign of life.
 		a.ping(now)
 	}

@@ -139,6 +139,7 @@ type core struct {
 	windowDue    bool
 	ackFlush     bool
 	ackAt        time.Time
+	dataAt       time.Time // when STREAM frames came last
 	nextTick     time.Time
 	asleep       bool // Run sleeps without a timer
 
@@ -427,6 +428,7 @@ func (c *core) handle(a *attachment, b []byte, from *buffer) error {
 		case wire.Padding:
 		case wire.Stream:
 			a.probe = true
+			c.dataAt = a.lastRecv
 			s, err := c.find(f.ID)
 			switch {
 			case err != nil:
@@ -753,6 +755,13 @@ func (c *core) run(ctx context.Context) error {
 	return c.ended
 }
 
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
 func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
@@ -763,8 +772,14 @@ func earlier(a, b time.Time) time.Time {
 // tick does what is due and returns when to look again, or zero.
 func (c *core) tick(now time.Time) (next time.Time) {
 	if !c.ackAt.IsZero() {
-		if now.Before(c.ackAt) {
-			next = c.ackAt
+		at := c.ackAt
+		if c.client {
+			// While a download runs its ACKs wait for half a window. A relay's do not:
+			// the client takes silence after data for a frozen carrier.
+			at = later(at, c.dataAt.Add(ackDelay))
+		}
+		if now.Before(at) {
+			next = at
 		} else {
 			c.ackAt = time.Time{}
 			c.ackFlush = true

@@ -28,8 +28,9 @@ const (
 	maxLarge = 1 + 8 + flow.MaxAddrLen + maxPayload
 	// maxLargeOpen bounds such streams under way.
 	maxLargeOpen = 16
-	// staleAfter is how long an outgoing datagram waits for a carrier.
-	staleAfter = time.Second
+	// staleAfter is how long an outgoing datagram waits for a carrier: a dial on
+	// a slow path.
+	staleAfter = 3 * time.Second
 )
 
 // datagram is one in a queue: encoded if it goes out, else payload and source.

@@ -94,12 +94,12 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // End ends the session at once: streams are reset with the detail, carriers
-// say BYE. Hellos that come later are answered "revoked".
+// say BYE with the text, at most 256 bytes of it. Hellos that come later are answered "revoked".
 func (s *Server) End(reason flow.Detail, text string) {
 	s.c.mu.Lock()
 	defer s.c.unlock()
 	s.status = wire.StatusRevoked
-	s.c.finishSession(fmt.Errorf("%w: revoked", ErrEnded), byeRevoked, uint64(reason), text)
+	s.c.finishSession(fmt.Errorf("%w: revoked", ErrEnded), byeRevoked, uint64(reason), text[:min(len(text), 256)])
 }
 
 // Admission is a hello that the session accepted: a carrier to come.

@@ -113,7 +113,6 @@ type Stream struct {
 	eof          bool  // the reader saw the end
 	discard      bool  // nobody will read
 	rerr         error // RESET, or a failing reply
-	request      []byte
 	replyLen     int
 	reply        [2]byte
 }
@@ -222,6 +221,8 @@ func (s *Stream) Connected(ctx context.Context) error {
 			return openError(s.rerr)
 		case s.err != nil:
 			return openError(s.err)
+		case s.shut:
+			return openError(net.ErrClosed)
 		case s.recvDone:
 			return &flow.OpenError{Code: flow.GeneralFailure, Err: io.ErrUnexpectedEOF}
 		case ctx.Err() != nil:
