@@ -5,5 +5,5 @@
 //	go test ./internal/e2e
 //
 // Tests skip, and say so, when a program or a privilege that they need is not
-// there; scripts/test installs all of it.
+// there; scripts/test installs all of it. They run on Linux only.
 package e2e

@@ -296,10 +296,8 @@ func (r *Relay) stream(ctx context.Context, s *session.Stream, dst flow.Addr) {
 		if oe, ok := errors.AsType[*flow.OpenError](err); ok {
 			code, detail = oe.Code, oe.Detail
 		}
-		if err := s.Reply(code, detail); err == nil {
-			err = s.CloseWrite()
-		}
-		s.Close()
+		err = s.Reply(code, detail)
+		r.log.Debug("stream refused", "err", errors.Join(err, s.Close()))
 		return
 	}
 	if err := s.Reply(flow.Succeeded, flow.DetailNone); err != nil {

@@ -28,18 +28,21 @@ const (
 	// handshake at 1 s round trip, the slowest link worth waiting for, takes
 	// four; a lossy one needs two retransmissions (1 s, 3 s) on top.
 	dialTimeout = 10 * time.Second
+	// spacing is the least time between the starts of two rounds of dials: TLS
+	// connections closer than 400 ms draw a freeze on some networks (row R2).
+	spacing = 400 * time.Millisecond
 	// firstPause and maxPause bound the wait after all routes failed in a row.
-	// No two TLS connections to a relay start closer than 400 ms (row R2).
-	firstPause = 400 * time.Millisecond
+	firstPause = spacing
 	maxPause   = 5 * time.Second
 	// refusedPause is the wait after the relay itself refused the invite.
 	refusedPause = time.Minute
 	// forgive is how long a relay that could not be reached is passed over when
 	// another one is held.
 	forgive = time.Minute
-	// settled is how long a carrier must have lived for its end to be an
-	// ordinary event that is answered by dialling at once.
-	settled = time.Second
+	// settled is how long a carrier must have lived for its end to be answered
+	// by dialling at once: longer than a censor takes that ends each carrier as
+	// soon as it sees one.
+	settled = 250 * time.Millisecond
 )
 
 // Offer is one hello that waits for a carrier. *session.Offer is one.
@@ -119,12 +122,16 @@ func (k *Keeper) Run(ctx context.Context) error {
 		if err := k.awaitDemand(ctx); err != nil {
 			return err
 		}
+		begun := time.Now()
 		lived, err := k.round(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case lived >= settled:
 			pause = 0
+			if err := sleep(ctx, spacing-time.Since(begun)); err != nil {
+				return err
+			}
 			continue
 		case isRefusal(err):
 			pause = refusedPause
@@ -311,6 +318,9 @@ func jitter(d time.Duration) time.Duration {
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

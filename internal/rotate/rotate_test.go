@@ -161,11 +161,12 @@ func TestIdleSessionIsLeftAlone(t *testing.T) {
 
 func TestDialsAgainAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &fakeDialer{plan: []answer{{life: 10 * time.Second}, {life: 20 * time.Second}, {}}}
+		d := &fakeDialer{plan: []answer{{life: 10 * time.Second}, {life: 300 * time.Millisecond}, {life: 20 * time.Second}, {}}}
 		start(t, newFakeSession(true), d, "a")
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		want := []time.Duration{0, 10 * time.Second, 30 * time.Second}
+		// The third waits for the least time between two.
+		want := []time.Duration{0, 10 * time.Second, 10*time.Second + spacing, 30*time.Second + spacing}
 		if got := d.times(); !slices.Equal(got, want) {
 			t.Errorf("dialled at %v, want %v", got, want)
 		}
