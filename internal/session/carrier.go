@@ -351,7 +351,7 @@ func (a *attachment) fill() bool {
 	}
 	if !before && (a.inflight > 0 || a.pingOut) {
 		a.waiting = now
-		c.tickBy(a.due(now))
+		c.tickBy(a.due())
 	}
 	if c.urgent.head != nil || c.bulk.head != nil {
 		c.wake() // there is more than one batch: let another carrier help
@@ -371,7 +371,7 @@ func (a *attachment) ping(now time.Time) {
 	f := wire.Frame{Type: wire.Ping}
 	binary.BigEndian.PutUint64(f.Ping[:], a.pingID)
 	a.add(transport.LaneControl, f)
-	a.c.tickBy(a.due(now))
+	a.c.tickBy(a.due())
 }
 
 func (a *attachment) gotPong(p [8]byte) {
@@ -571,25 +571,29 @@ func (c *core) supersede(a *attachment) {
 }
 
 // due is when the carrier's silence will mean something.
-func (a *attachment) due(now time.Time) time.Time {
+func (a *attachment) due() time.Time {
 	from := a.waiting
 	if a.lastRecv.After(from) {
 		from = a.lastRecv
 	}
-	if a.suspect || !a.c.client {
+	if !a.c.client {
 		return from.Add(deadAfter)
+	}
+	// What lies in buffers on the way needs its time.
+	queued := time.Duration(0)
+	if a.rate > 0 {
+		queued = min(time.Duration(float64(a.carrying)/a.rate*float64(time.Second)), deadAfter)
+	} else if a.carrying > 0 {
+		queued = time.Second
+	}
+	if a.suspect {
+		return from.Add(min(lostAfter+queued, deadAfter))
 	}
 	wait := max(4*a.rtt+ackDelay, suspectMin)
 	if a.rtt == 0 {
 		wait = max(wait, 4*defaultRTT+ackDelay)
 	}
-	// What lies in buffers on the way needs its time.
-	if a.rate > 0 {
-		wait += time.Duration(float64(a.carrying) / a.rate * float64(time.Second))
-	} else if a.carrying > 0 {
-		wait += time.Second
-	}
-	return from.Add(min(wait, suspectMax))
+	return from.Add(min(wait+queued, suspectMax))
 }
 
 // tick looks after a carrier's liveness.
@@ -605,7 +609,7 @@ func (a *attachment) tick(now time.Time) (next time.Time) {
 	}
 	c := a.c
 	if a.inflight > 0 || a.pingOut {
-		at := a.due(now)
+		at := a.due()
 		if !now.Before(at) && c.client && !a.suspect {
 			a.suspect, a.doubted = true, now
 			for _, b := range c.atts { // is another one better off?
@@ -615,7 +619,7 @@ func (a *attachment) tick(now time.Time) (next time.Time) {
 				}
 			}
 			c.log.Debug("carrier is suspect", "carrier", a.n, "silent", now.Sub(a.lastRecv))
-			at = a.due(now)
+			at = a.due()
 		}
 		if !now.Before(at) {
 			c.detach(a, &transport.CarrierError{Failure: transport.Frozen, Err: errSilent})

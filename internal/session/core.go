@@ -55,8 +55,10 @@ const (
 	// section 7, "Suspect fast").
 	suspectMin = 400 * time.Millisecond
 	suspectMax = 5 * time.Second
-	// deadAfter is when a carrier that owes an answer is given up even if there
-	// is no other: TCP would try for a quarter of an hour.
+	// lostAfter is when a client gives up a suspect carrier even if it has no
+	// other, as its user waits; deadAfter is that for a relay, and the most for
+	// both. TCP would try for a quarter of an hour.
+	lostAfter = 15 * time.Second
 	deadAfter = 60 * time.Second
 	// defaultRTT stands for a round trip that was not measured yet.
 	defaultRTT = 100 * time.Millisecond

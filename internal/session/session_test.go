@@ -21,6 +21,7 @@ import (
 	"busel/internal/flow"
 	"busel/internal/session"
 	"busel/internal/wire"
+	"busel/transport"
 	tt "busel/transport/transporttest"
 )
 
@@ -516,6 +517,39 @@ func TestFrozen(t *testing.T) {
 			s.Close()
 		})
 	}
+}
+
+// A redialer that waits for the old carrier's end gets it in bounded time, at
+// both ends.
+func TestFrozenAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, echo)
+		defer w.stop()
+		l, wait, err := w.dial(plain())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := w.open(origin)
+		defer s.Close()
+		if err := s.Connected(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		l.Freeze(tt.Client)
+		l.Freeze(tt.Relay)
+		start := time.Now()
+		s.Write([]byte("x"))
+		time.Sleep(3 * time.Second)
+		if st := w.client.Stats(); st.Carriers[0].State != "suspect" || w.client.Healthy() || !w.client.Wanted() {
+			t.Errorf("after 3 s: %+v", st)
+		}
+		var ce *transport.CarrierError
+		if err := wait(); !errors.As(err, &ce) || ce.Failure != transport.Frozen {
+			t.Errorf("carrier ended with %v", err)
+		}
+		if d := time.Since(start); d > 20*time.Second {
+			t.Errorf("given up after %v", d)
+		}
+	})
 }
 
 // A download that freezes shows by a PING, though the client has nothing to send.

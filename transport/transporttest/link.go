@@ -1,7 +1,6 @@
 // Package transporttest holds what tests of carriers and of their users share:
-// carriers in memory with a programmable censor between their ends ([Link]), a
-// network in memory ([Network]), and a conformance suite that every carrier
-// passes ([TestCarrier]).
+// carriers in memory with a programmable censor between their ends ([Link]), and
+// a conformance suite that every carrier passes ([TestCarrier]).
 //
 // Everything here waits on channels, conditions and package time only, so it
 // works inside a testing/synctest bubble.
