@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -1133,7 +1134,7 @@ func genuineCorrupted(t *testing.T, site *nginxtest.Server) *spoiler {
 }
 
 // TestRecordAfterTheCoversEnd lets the cover end an idle carrier while somebody
-// in the path keeps its FIN from the client. The client's next covert record
+// in the path keeps its goodbye from the client. The client's next covert record
 // then meets what any byte meets that comes to nginx too late: a RST.
 func TestRecordAfterTheCoversEnd(t *testing.T) {
 	relay := relay(t, site(t))
@@ -1142,6 +1143,7 @@ func TestRecordAfterTheCoversEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	ended, met := make(chan struct{}), make(chan string, 1)
+	var held atomic.Bool // what the relay sends: else a close_notify tells the client
 	var wg sync.WaitGroup
 	t.Cleanup(func() {
 		_ = l.Close()
@@ -1159,11 +1161,21 @@ func TestRecordAfterTheCoversEnd(t *testing.T) {
 		}
 		defer server.Close()
 		wg.Go(func() { _, _ = io.Copy(server, struct{ io.Reader }{client}) })
-		_, _ = io.Copy(struct{ io.Writer }{client}, server) // the end is not passed on
+		buf := make([]byte, 16<<10)
+		for {
+			n, err := server.Read(buf)
+			if err != nil {
+				break // and the client's side stays open
+			}
+			if !held.Load() {
+				_, _ = client.Write(buf[:n])
+			}
+		}
 		close(ended)
 		met <- failure(server.(*net.TCPConn), 5*time.Second)
 	})
 	client, server := relay.dial(t, l.Addr().String())
+	held.Store(true)
 	go discard(client)
 	go discard(server)
 	select {
