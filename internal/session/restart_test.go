@@ -1,0 +1,107 @@
+package session_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	mrand "math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"busel/internal/wire"
+	tt "busel/transport/transporttest"
+)
+
+// Relays that restart under load, with several carriers and dials that overtake
+// each other: a stream ends well with the right bytes, or it fails. It never
+// ends well with others, and the session goes on.
+func TestRestarts(t *testing.T) {
+	count := 300
+	if testing.Short() {
+		count = 50
+	}
+	var failed, well atomic.Int64
+	for seed := range count {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rng := mrand.New(mrand.NewPCG(uint64(seed), 3))
+				w := newWorld(t, echo)
+				defer w.stop()
+				w.delay = time.Duration(1+rng.IntN(20)) * time.Millisecond
+				w.redial(plain)
+				w.wg.Go(func() {
+					for range 8 {
+						time.Sleep(time.Duration(rng.IntN(200)) * time.Millisecond)
+						switch rng.IntN(3) {
+						case 0:
+							w.restartRelay()
+							w.mu.Lock()
+							links := append([]*tt.Link(nil), w.links...)
+							w.mu.Unlock()
+							for _, l := range links {
+								l.Kill()
+							}
+						case 1:
+							w.wg.Go(func() { w.dial(plain()) })
+						case 2:
+							if st := w.client.Stats(); len(st.Carriers) > 0 {
+								w.client.Set(st.Carriers[0].N, wire.CarrierDropped)
+							}
+						}
+					}
+				})
+				var wg sync.WaitGroup
+				for i := range 6 {
+					data := make([]byte, 1+rng.IntN(200000))
+					for j := range data {
+						data[j] = byte(i*7 + j*13 + j>>9)
+					}
+					wait := time.Duration(rng.IntN(1500)) * time.Millisecond
+					wg.Go(func() {
+						time.Sleep(wait)
+						s := w.open(origin)
+						defer s.Close()
+						wg.Go(func() {
+							for b := data; len(b) > 0; {
+								n, err := s.Write(b[:min(len(b), 20000)])
+								if err != nil {
+									return
+								}
+								b = b[n:]
+								time.Sleep(10 * time.Millisecond)
+							}
+							s.CloseWrite()
+						})
+						got, err := io.ReadAll(s)
+						switch {
+						case err != nil:
+							failed.Add(1)
+							if !bytes.HasPrefix(data, got) {
+								t.Errorf("wrong bytes before %v", err)
+							}
+						case !bytes.Equal(got, data):
+							t.Errorf("%d bytes that are not the %d sent", len(got), len(data))
+						default:
+							well.Add(1)
+						}
+					})
+				}
+				wg.Wait()
+				time.Sleep(time.Minute)
+				transfer(t, w, 50000)
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				if n := w.client.Stats().Streams; n != 0 {
+					t.Errorf("%d streams left:\n%s", n, w.client.Dump())
+				}
+			})
+		})
+	}
+	t.Logf("%d streams ended well, %d failed", well.Load(), failed.Load())
+	if well.Load() == 0 || failed.Load() == 0 {
+		t.Error("the schedules test only one of the two")
+	}
+}
