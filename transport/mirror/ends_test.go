@@ -301,3 +301,85 @@ func TestWholeRecordsOnly(t *testing.T) {
 		}
 	})
 }
+
+// TestVisitSizes checks the first records of a client against Chromium's
+// (FINGERPRINTS.md section 1): CCS and Finished, one record with the preface,
+// SETTINGS and WINDOW_UPDATE, one that may be the first request, a SETTINGS ACK.
+func TestVisitSizes(t *testing.T) {
+	s := goSite(t, nil)
+	r := startRelay(t, s, nil)
+	sizes := map[int]bool{}
+	for range 8 {
+		path := newStage(t, r.addr)
+		front := &relay{Listener: r.Listener, addr: path.addr, key: r.key, site: s}
+		d := r.dialer(t, nil)
+		front.pair(t, d)
+		d.Close()
+		up, _ := path.passed()
+		var tr tracker
+		var types []byte
+		var lengths []int
+		tr.began = func(typ byte, size int) {
+			types, lengths = append(types, typ), append(lengths, size)
+		}
+		tr.pass(up)
+		if len(lengths) < 6 || string(types[:6]) != "\x16\x14\x17\x17\x17\x17" {
+			t.Fatalf("record types %x, lengths %d", types, lengths)
+		}
+		if lengths[1] != 1 || lengths[2] != 53 || lengths[3] != 92-headerLen || lengths[5] != 26 && lengths[4] != 26 {
+			t.Errorf("record lengths %d", lengths[1:6])
+		}
+		hello := max(lengths[4], lengths[5])
+		if hello < 400 || hello > 560 { // Chromium's first request to a host of some 20 bytes: 450..490
+			t.Errorf("hello of %d bytes", hello)
+		}
+		sizes[hello] = true
+	}
+	if len(sizes) < 2 {
+		t.Error("the hello has always the same size")
+	}
+}
+
+// TestMaxConns checks that under overload nothing is accepted, and later it is.
+func TestMaxConns(t *testing.T) {
+	cover, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cover.Close()
+	accepted := make(chan net.Conn, 4)
+	go func() {
+		for {
+			c, err := cover.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- c
+		}
+	}()
+	r := startRelay(t, &site{addr: cover.Addr().String(), name: coverName}, func(c *ListenerConfig) { c.MaxConns = 1 })
+	dial := func() net.Conn {
+		c, err := net.Dial("tcp", r.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	first := dial()
+	a := <-accepted
+	second := dial()
+	defer second.Close()
+	select {
+	case <-accepted:
+		t.Fatal("a second connection was accepted")
+	case <-time.After(50 * time.Millisecond):
+	}
+	first.Close()
+	a.Close()
+	select {
+	case c := <-accepted:
+		c.Close()
+	case <-time.After(patience):
+		t.Fatal("the second connection was never accepted")
+	}
+}

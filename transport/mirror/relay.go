@@ -34,9 +34,13 @@ const closeTime = 2 * time.Second
 // cut needlessly.
 const writeGrace = 200 * time.Millisecond
 
-// Sizes of read buffers in bytes. A record must fit; a buffer grows when reads
-// fill it.
+// Sizes of read buffers in bytes.
 const (
+	// A stranger who says nothing costs these two. The cover's must hold the
+	// first flight of a server, so that it leaves in the segments it came in.
+	helloBuffer = 4 << 10
+	coverBuffer = 16 << 10
+	// A carrier's must hold a record, and grows when reads fill it.
 	minBuffer = 32 << 10
 	maxBuffer = 256 << 10
 )
@@ -58,6 +62,7 @@ type link struct {
 	l             *Listener
 	client, cover halfCloser
 	done          chan struct{} // closed when both directions have ended
+	over          chan struct{} // closed when nothing of the link runs
 	finish        sync.Once
 
 	mode    atomic.Int32
@@ -66,15 +71,14 @@ type link struct {
 	hello clientHello
 	es    []byte
 
-	*ending   // of the carrier, if there is one
-	closing   atomic.Bool
-	finished  atomic.Bool // the client's Finished began to pass
-	in        inbox
-	out       outbox
-	confirmed chan struct{} // closed when a client record after the reply has opened (rule 7)
-	up        lane
-	keyed     atomic.Bool // up.aead is set
-	closer    atomic.Pointer[time.Timer]
+	*ending  // of the carrier, if there is one
+	closing  atomic.Bool
+	finished atomic.Bool // the client's Finished began to pass
+	in       inbox
+	out      outbox
+	up       lane
+	keyed    atomic.Bool // up.aead is set
+	closer   atomic.Pointer[time.Timer]
 
 	upEOF, downEOF atomic.Bool
 	coverReset     atomic.Bool // a write to the cover failed
@@ -153,10 +157,10 @@ func (g *gate) wait(long bool, latest time.Time, dead <-chan struct{}) bool {
 func newLink(l *Listener, client, cover halfCloser) *link {
 	k := &link{
 		l: l, client: client, cover: cover,
-		done:      make(chan struct{}),
-		ending:    newEnding(),
-		confirmed: make(chan struct{}),
-		gate:      gate{news: make(chan struct{}, 1)},
+		done:   make(chan struct{}),
+		over:   make(chan struct{}),
+		ending: newEnding(),
+		gate:   gate{news: make(chan struct{}, 1)},
 	}
 	k.in = newInbox(k.ending)
 	k.out = outbox{
@@ -182,6 +186,7 @@ func (k *link) run(ctx context.Context) {
 	k.in.finish()
 	_ = k.client.Close()
 	_ = k.cover.Close()
+	close(k.over)
 	if t := k.closer.Load(); t != nil {
 		t.Stop()
 	}
@@ -250,7 +255,7 @@ func (k *link) tampered() {
 // --- client to cover ---
 
 func (k *link) runUp() {
-	buf := make([]byte, maxHello)
+	buf := make([]byte, helloBuffer)
 	var msgs messages
 	sc := scanner{want: k.wantUp}
 	sc.began = func(typ byte, _ int) {
@@ -454,9 +459,6 @@ func (k *link) covert(rec []byte) bool {
 		return false
 	}
 	k.in.n += n
-	if k.up.n == 2 {
-		close(k.confirmed)
-	}
 	return true
 }
 
@@ -500,7 +502,7 @@ func (k *link) takeHello(rec []byte) bool {
 
 func (k *link) runDown() {
 	var (
-		buf     = make([]byte, minBuffer)
+		buf     = make([]byte, coverBuffer)
 		watch   helloWatch
 		known   bool // the ServerHello has passed
 		early   bool // the cover spoke before the ClientHello was whole
@@ -719,14 +721,10 @@ func (p *pending) answer(a *wire.Accept) (transport.Carrier, error) {
 // relayCarrier implements [transport.Carrier] at the relay.
 type relayCarrier struct{ k *link }
 
-// WriteFrames implements [transport.Carrier]. It waits until a record of the
-// client has opened (rule 7).
+// WriteFrames implements [transport.Carrier]. That nothing is sent before the
+// client has proved to be there (rule 7) is the session's care: it knows other
+// proofs than a record after the reply.
 func (c *relayCarrier) WriteFrames(batch []transport.Frame) error {
-	select {
-	case <-c.k.confirmed:
-	case <-c.k.dead:
-		return c.k.err
-	}
 	return c.k.out.writeFrames(batch)
 }
 
@@ -750,8 +748,14 @@ func (c *relayCarrier) Close() error {
 		return nil
 	}
 	k.end(net.ErrClosed)
-	k.closer.Store(time.AfterFunc(closeTime, k.shut))
 	k.out.hurry()
 	_ = k.cover.CloseWrite()
+	t := time.AfterFunc(closeTime, k.shut)
+	k.closer.Store(t)
+	select {
+	case <-k.over: // run may not have seen the timer
+		t.Stop()
+	default:
+	}
 	return nil
 }
