@@ -33,6 +33,7 @@ func TestRestarts(t *testing.T) {
 				w.delay = time.Duration(1+rng.IntN(20)) * time.Millisecond
 				w.redial(plain)
 				w.wg.Go(func() {
+					rng := mrand.New(mrand.NewPCG(uint64(seed), 4))
 					for range 8 {
 						time.Sleep(time.Duration(rng.IntN(200)) * time.Millisecond)
 						switch rng.IntN(3) {
