@@ -525,7 +525,7 @@ func (c *client) await(ctx context.Context) error {
 			c.leave(&transport.CarrierError{Err: context.Cause(ctx)})
 		case s := <-c.started:
 			if s == transport.StageHello {
-				timer.Reset(replyTimeout)
+				timer.Reset(c.d.patience)
 			}
 		case <-timer.C:
 			e := &transport.CarrierError{Failure: transport.Timeout, Err: os.ErrDeadlineExceeded}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
 	"busel/internal/wire"
 	"busel/obfs/look"
@@ -40,6 +41,7 @@ type Dialer struct {
 	relay    *ecdh.PublicKey
 	verifier *verifier
 	look     *look.Look
+	patience time.Duration // for the reply; replyTimeout but in tests
 
 	mu     sync.Mutex
 	closed bool
@@ -74,8 +76,9 @@ func NewDialer(cfg DialerConfig) (*Dialer, error) {
 	}
 	return &Dialer{
 		cfg: cfg, log: cfg.Logger, relay: relay, verifier: v,
-		look: look.Chromium156(),
-		open: map[*client]struct{}{},
+		look:     look.Chromium156(),
+		patience: replyTimeout,
+		open:     map[*client]struct{}{},
 	}, nil
 }
 

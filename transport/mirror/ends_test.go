@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"busel/internal/wire"
 	"busel/transport"
 )
 
@@ -19,6 +21,8 @@ type stage struct {
 	near []*net.TCPConn // towards whoever dialled
 	far  []*net.TCPConn
 	hold chan struct{} // not nil: bytes towards near stop until it is closed
+	// holdAfter makes hold after so many bytes towards near; 0 is never.
+	holdAfter int
 
 	up, down []byte // what passed on the first connection
 	broken   chan error
@@ -84,6 +88,11 @@ func (s *stage) copy(to, from *net.TCPConn, log *[]byte, first, down bool) {
 			*log = append(*log, buf[:n]...)
 			s.mu.Unlock()
 		}
+		s.mu.Lock()
+		if down && s.holdAfter > 0 && s.hold == nil && len(*log) >= s.holdAfter {
+			s.hold = make(chan struct{})
+		}
+		s.mu.Unlock()
 		if n > 0 {
 			if _, err := to.Write(buf[:n]); err != nil {
 				s.broken <- err
@@ -382,4 +391,120 @@ func TestMaxConns(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("the second connection was never accepted")
 	}
+}
+
+// TestNoReply tells a site without a relay behind it from silence.
+func TestNoReply(t *testing.T) {
+	s := goSite(t, nil)
+	r := startRelay(t, s, nil)
+	t.Run("the site speaks", func(t *testing.T) {
+		d := r.dialer(t, nil)
+		d.patience = 500 * time.Millisecond
+		// Nobody accepts the hello at the relay.
+		_, _, err := d.Dial(testContext(t), r.route(), testHello())
+		if e := dialFailure(t, err); e.Failure != transport.Hijacked || e.Stage != transport.StageHello {
+			t.Errorf("Dial: %v", err)
+		}
+	})
+	t.Run("silence", func(t *testing.T) {
+		path := newStage(t, r.addr)
+		path.mu.Lock()
+		path.holdAfter = 1000 // the server's flight and nothing else
+		path.mu.Unlock()
+		d := r.dialer(t, nil)
+		d.patience = 500 * time.Millisecond
+		_, _, err := d.Dial(testContext(t), routeTo(path.addr), testHello())
+		if e := dialFailure(t, err); e.Failure != transport.Timeout || e.Stage != transport.StageHello {
+			t.Errorf("Dial: %v", err)
+		}
+	})
+}
+
+// TestTakeHello checks what the relay makes of Noise messages that open, or not.
+func TestTakeHello(t *testing.T) {
+	relayKey, e := newKey(t), newKey(t)
+	es, err := e.ECDH(relayKey.PublicKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sec := newSecrets([32]byte{1}, [32]byte{2}, es)
+	record := func(payload []byte) []byte {
+		hs, err := sec.initiator(e, [32]byte(relayKey.PublicKey().Bytes()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		msg, _, _, err := hs.WriteMessage(nil, payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append(appendPrefix(nil, sec.mark(dirClient, 0), len(msg)-32), msg[32:]...)
+	}
+	good := testHello().Append(nil)
+	later := append([]byte{wire.Version + 1}, good[1:]...)
+	spoilt := record(pack(good, 300))
+	spoilt[50] ^= 1
+	for name, c := range map[string]struct {
+		rec  []byte
+		want bool
+	}{
+		"good":           {record(pack(good, 300)), true},
+		"later version":  {record(pack(later, 300)), true},
+		"spoilt":         {spoilt, false},
+		"short":          {spoilt[:prefixLen+18], false},
+		"cut payload":    {record(pack(good[:20], 300)), false},
+		"length too big": {record([]byte{1, 0, 1}), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			near, far := tcpPair(t)
+			l, err := NewListener(ListenerConfig{
+				Listen: transportListen, Key: relayKey, Cover: Cover{Address: "127.0.0.1:1"},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			k := newLink(l, near, near)
+			k.mode.Store(candidate)
+			k.hello.share = [32]byte(e.PublicKey().Bytes())
+			k.out.lane.s = sec
+			k.secrets.Store(sec)
+			if got := k.takeHello(c.rec); got != c.want {
+				t.Errorf("takeHello = %v", got)
+			}
+			if name == "later version" { // it is answered without asking anybody
+				far.SetReadDeadline(time.Now().Add(patience))
+				head := make([]byte, prefixLen)
+				if _, err := io.ReadFull(far, head); err != nil {
+					t.Fatal(err)
+				}
+				if mark := sec.mark(dirRelay, 0); string(head[headerLen:]) != string(mark[:]) {
+					t.Error("the answer is no reply")
+				}
+			}
+			k.end(net.ErrClosed)
+			k.aux.Wait()
+		})
+	}
+}
+
+func transportListen(ctx context.Context) (net.Listener, error) {
+	return transport.System{}.Listen(ctx, "127.0.0.1:0")
+}
+
+func tcpPair(t *testing.T) (a, b *net.TCPConn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); d.Close() })
+	return c.(*net.TCPConn), d.(*net.TCPConn)
 }
