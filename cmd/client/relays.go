@@ -163,6 +163,17 @@ func (r *relays) best() (flow.Opener, error) {
 	return g.Best(), nil
 }
 
+// moved grows with every byte and stream.
+func (r *relays) moved() (n uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.links {
+		s := l.session.Stats()
+		n += s.Up + s.Down + uint64(s.Streams)
+	}
+	return n
+}
+
 // status gathers what the sessions and keepers know.
 func (r *relays) status() front.Status {
 	r.mu.Lock()

@@ -104,7 +104,8 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 	if len(rel.group()) == 0 {
 		fmt.Fprintln(std.Out, "There is no relay yet. Take an invite with: client add INVITE")
 	}
-	return cli.RunAll(ctx, local.Run, func(ctx context.Context) error {
-		return ctl.Serve(ctx, dir.Socket(), nil)
-	})
+	return cli.RunAll(ctx, local.Run,
+		func(ctx context.Context) error { return ctl.Serve(ctx, dir.Socket(), nil) },
+		func(ctx context.Context) error { return cli.ReleaseWhenIdle(ctx, rel.moved) },
+	)
 }

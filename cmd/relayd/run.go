@@ -140,9 +140,17 @@ func (s *server) run(ctx context.Context) error {
 		}
 		return st, nil
 	}}
-	parts = append(parts, serve.Run, func(ctx context.Context) error {
-		return ctl.Serve(ctx, s.dir.Socket(), nil)
-	})
+	moved := func() (n uint64) {
+		for _, l := range listeners {
+			st := l.Stats()
+			n += st.CovertIn + st.CovertOut + st.Strangers
+		}
+		return n
+	}
+	parts = append(parts, serve.Run,
+		func(ctx context.Context) error { return ctl.Serve(ctx, s.dir.Socket(), nil) },
+		func(ctx context.Context) error { return cli.ReleaseWhenIdle(ctx, moved) },
+	)
 	s.log.Info("relay is up", "cover", s.coverKind())
 	return cli.RunAll(ctx, parts...)
 }
