@@ -7,7 +7,7 @@ import (
 )
 
 // System is the operating system's network. Nothing of ours shows at its
-// sockets (DESIGN.md section 4, rule 11): Multipath TCP, which Go's listener
+// sockets (docs/PROTOCOL.md, rule 11): Multipath TCP, which Go's listener
 // offers on its own, is off, and so is Nagle's algorithm, as with every web
 // server and browser. Where the kernel has them it uses BBR congestion control,
 // which moves many times more than CUBIC over a lossy path, and a limit on

@@ -30,7 +30,7 @@ func anchors(groups ...group) []byte {
 }
 
 // Chromium156 is Chromium 156 on Linux with a fresh profile, as measured in
-// November 2026 (FINGERPRINTS.md section 1): JA4
+// November 2026: JA4
 // t13d1517h2_8daaf6152771_cb7bf5808d99. The result is the caller's.
 func Chromium156() *Look {
 	const (

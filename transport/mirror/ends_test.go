@@ -312,7 +312,7 @@ func TestWholeRecordsOnly(t *testing.T) {
 }
 
 // TestVisitSizes checks the first records of a client against Chromium's
-// (FINGERPRINTS.md section 1): CCS and Finished, one record with the preface,
+// (measured in November 2026): CCS and Finished, one record with the preface,
 // SETTINGS and WINDOW_UPDATE, one that may be the first request, a SETTINGS ACK.
 func TestVisitSizes(t *testing.T) {
 	s := goSite(t, nil)

@@ -122,7 +122,7 @@ func (b *inbox) finish() {
 }
 
 // recordsPerWrite is how many covert records are sealed for one write to the
-// connection: more gain little (DESIGN.md section 4, rule 10).
+// connection: more gain little (docs/PROTOCOL.md, section 3.3, rule 10).
 const recordsPerWrite = 4
 
 // outbox seals frames into covert records and writes them. seal state is

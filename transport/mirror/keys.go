@@ -34,7 +34,7 @@ const (
 	dirProof  = 2 // the relay's proof before a borrowed cover's first covert record
 )
 
-// Lengths of a covert record in bytes (DESIGN.md section 4).
+// Lengths of a covert record in bytes (docs/PROTOCOL.md, section 3.2).
 const (
 	headerLen  = 5
 	markerLen  = 8

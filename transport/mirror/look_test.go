@@ -207,7 +207,7 @@ func TestLook(t *testing.T) {
 	if len(orders) < 20 || len(greaseSigs) < 3 {
 		t.Errorf("%d orders of extensions, %d GREASE signature algorithms in 24 connections", len(orders), len(greaseSigs))
 	}
-	// 1923, 1955, 1987, 2019 with a name of 20 bytes (FINGERPRINTS.md section 1).
+	// 1923, 1955, 1987, 2019 with a name of 20 bytes (measured in November 2026).
 	for n := range lengths {
 		if n += 20 - len(r.site.name); n != 1923 && n != 1955 && n != 1987 && n != 2019 {
 			t.Errorf("ClientHello of %d bytes", n)

@@ -20,7 +20,7 @@ import (
 	"busel/transport"
 )
 
-// Times of rule 5 (DESIGN.md section 4).
+// Times of rule 5 (docs/PROTOCOL.md, section 3.3).
 const (
 	coverSilence = 10 * time.Millisecond  // after the cover's record that follows the Finished
 	replyLatest  = 300 * time.Millisecond // after the hello, whatever the cover does
