@@ -50,15 +50,16 @@ type Offer interface {
 	Hello() *wire.Hello
 	// Attach blocks until the carrier is done and says why.
 	Attach(ctx context.Context, c transport.Carrier, a *wire.Accept) error
+	// Attached is closed once the session counts the carrier, or Attach returned.
+	Attached() <-chan struct{}
 	Withdraw()
 }
 
 // Session is what the keeper serves. An adapter around *session.Client is one.
 type Session interface {
-	// Wanted reports whether the session has use for a carrier.
-	Wanted() bool
-	// Changed is closed when Wanted may have become true since the call.
-	Changed() <-chan struct{}
+	// WaitNeeded blocks until the session wants a carrier and none that it has
+	// is in good health, or until ctx ends, which is the only error.
+	WaitNeeded(ctx context.Context) error
 	Offer() Offer
 }
 
@@ -81,6 +82,8 @@ type Path struct {
 	Since               time.Time         // of the state
 	Retry               time.Time         // no dial before it, zero if none is due
 	Successes, Failures int
+
+	carriers int // now
 }
 
 // Config of a [Keeper].
@@ -93,8 +96,9 @@ type Config struct {
 
 // Keeper keeps one session attached. Create it with [New], then Run it.
 type Keeper struct {
-	cfg Config
-	log *slog.Logger
+	cfg      Config
+	log      *slog.Logger
+	carriers sync.WaitGroup
 
 	mu       sync.Mutex
 	paths    []Path
@@ -117,61 +121,62 @@ func New(cfg Config) *Keeper {
 // Run keeps the session attached until ctx ends, and returns its cause. It has
 // closed every carrier it made by then.
 func (k *Keeper) Run(ctx context.Context) error {
-	pause := time.Duration(0)
+	defer k.carriers.Wait()
+	var (
+		born  time.Time     // of the newest carrier; zero once it was judged
+		pause time.Duration // after the last disappointment; 0 after a success
+		next  time.Time     // no dial before it
+	)
+	disappointed := func() {
+		pause = min(max(firstPause, pause*2), maxPause)
+		next = time.Now().Add(jitter(pause))
+	}
 	for {
-		if err := k.awaitDemand(ctx); err != nil {
+		if err := k.cfg.Session.WaitNeeded(ctx); err != nil {
 			return err
 		}
-		begun := time.Now()
-		lived, err := k.round(ctx)
+		// That a carrier is needed means that the newest has died, or is suspect.
+		switch lived := time.Since(born); {
+		case born.IsZero():
+		case lived >= settled:
+			pause, born = 0, time.Time{}
+		default:
+			born = time.Time{}
+			disappointed()
+		}
+		if d := time.Until(next); d > 0 {
+			if err := sleep(ctx, d); err != nil {
+				return err
+			}
+			continue // it may not be needed any more
+		}
+		next = time.Now().Add(spacing)
+		err := k.round(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case lived >= settled:
-			pause = 0
-			if err := sleep(ctx, spacing-time.Since(begun)); err != nil {
-				return err
-			}
-			continue
+		case err == nil:
+			born = time.Now()
 		case isRefusal(err):
-			pause = refusedPause
+			next = time.Now().Add(jitter(refusedPause))
 		default:
-			pause = min(max(firstPause, pause*2), maxPause)
+			disappointed()
 		}
-		if err := sleep(ctx, jitter(pause)); err != nil {
+	}
+}
+
+// round dials the routes one after another, best first, until one gives a
+// carrier, and returns nil then, and else the last error.
+func (k *Keeper) round(ctx context.Context) (err error) {
+	for _, r := range k.order() {
+		if err = k.dial(ctx, r); err == nil || ctx.Err() != nil {
 			return err
 		}
 	}
-}
-
-// awaitDemand blocks until the session wants a carrier.
-func (k *Keeper) awaitDemand(ctx context.Context) error {
-	for {
-		changed := k.cfg.Session.Changed()
-		if k.cfg.Session.Wanted() {
-			return ctx.Err()
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// round tries the routes one after another, best first. It returns after the
-// first carrier's end with how long it lived, or with the last error.
-func (k *Keeper) round(ctx context.Context) (lived time.Duration, err error) {
-	for _, r := range k.order() {
-		lived, err = k.travel(ctx, r)
-		if lived > 0 || ctx.Err() != nil {
-			return lived, err
-		}
-	}
 	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.failed = time.Now()
-	k.mu.Unlock()
-	return 0, err
+	return err
 }
 
 // order returns the routes, those without a recent failure first, then by the
@@ -203,28 +208,28 @@ func rank(p Path) int {
 	return 0
 }
 
-// travel dials one route and stays with its carrier until it ends. lived is
-// zero exactly if no carrier came of it.
-func (k *Keeper) travel(ctx context.Context, r transport.Route) (lived time.Duration, err error) {
-	dialer := k.cfg.Dialers[r.Transport]
+// dial dials one route and attaches the carrier that comes of it.
+func (k *Keeper) dial(ctx context.Context, r transport.Route) error {
 	offer := k.cfg.Session.Offer()
 	start := time.Now()
 	dialCtx, cancel := context.WithTimeoutCause(ctx, dialTimeout, errDialTimeout)
-	carrier, accept, err := dialer.Dial(dialCtx, r, offer.Hello())
+	carrier, accept, err := k.cfg.Dialers[r.Transport].Dial(dialCtx, r, offer.Hello())
 	cancel()
 	if err != nil {
 		offer.Withdraw()
 		if ctx.Err() == nil {
 			k.noteFailure(r, err)
 		}
-		return 0, err
+		return err
 	}
 	k.noteJoin(r, time.Since(start))
-	born := time.Now()
-	err = offer.Attach(ctx, carrier, accept)
-	lived = max(time.Since(born), 1)
-	k.noteEnd(r, lived, err)
-	return lived, err
+	k.carriers.Go(func() {
+		born := time.Now()
+		err := offer.Attach(ctx, carrier, accept)
+		k.noteEnd(r, time.Since(born), err)
+	})
+	<-offer.Attached()
+	return nil
 }
 
 var errDialTimeout = errors.New("no answer in time")
@@ -235,8 +240,11 @@ func (k *Keeper) noteFailure(r transport.Route, err error) {
 		failure = de.Failure
 	}
 	k.update(r, func(p *Path) {
-		p.State, p.Failure, p.Since = Resting, failure, time.Now()
+		p.Failure = failure
 		p.Failures++
+		if p.carriers == 0 {
+			p.State, p.Since = Resting, time.Now()
+		}
 	})
 	k.log.Warn("could not reach the relay", "relay", r.Relay, "transport", r.Transport, "failure", string(failure), "stage", stage(err))
 }
@@ -252,6 +260,7 @@ func (k *Keeper) noteJoin(r transport.Route, took time.Duration) {
 	k.update(r, func(p *Path) {
 		p.State, p.Failure, p.Since = Active, "", time.Now()
 		p.Successes++
+		p.carriers++
 		k.attached++
 		k.failed = time.Time{}
 	})
@@ -264,14 +273,19 @@ func (k *Keeper) noteEnd(r transport.Route, lived time.Duration, err error) {
 		failure = ce.Failure
 	}
 	k.update(r, func(p *Path) {
-		p.State, p.Failure, p.Since = Known, failure, time.Now()
+		p.carriers--
+		k.attached--
 		if failure != "" {
 			p.Failures++
-			if lived < settled {
-				p.State = Resting
-			}
+			p.Failure = failure
 		}
-		k.attached--
+		if p.carriers > 0 {
+			return // a newer one is on the same way
+		}
+		p.State, p.Since = Known, time.Now()
+		if failure != "" && lived < settled {
+			p.State = Resting
+		}
 	})
 	k.log.Info("connection to the relay ended", "relay", r.Relay, "transport", r.Transport, "failure", string(failure), "lived", lived.Round(time.Millisecond))
 }

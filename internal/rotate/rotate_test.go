@@ -14,43 +14,54 @@ import (
 	"busel/transport"
 )
 
-// fakeSession wants a carrier while wanted is true. Its offers attach until
-// the carrier's life ends.
+// fakeSession needs a carrier while wanted is true and none is healthy. Its
+// offers attach until the carrier's life ends.
 type fakeSession struct {
 	mu        sync.Mutex
 	wanted    bool
+	healthy   int
 	changed   chan struct{}
 	withdrawn int
-	attached  int
 }
 
 func newFakeSession(wanted bool) *fakeSession {
 	return &fakeSession{wanted: wanted, changed: make(chan struct{})}
 }
 
-func (s *fakeSession) Wanted() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.wanted
+func (s *fakeSession) WaitNeeded(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		needed, changed := s.wanted && s.healthy == 0, s.changed
+		s.mu.Unlock()
+		if needed {
+			return ctx.Err()
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
-func (s *fakeSession) Changed() <-chan struct{} {
+func (s *fakeSession) change(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.changed
-}
-
-func (s *fakeSession) want(v bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.wanted = v
+	f()
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
 
-func (s *fakeSession) Offer() Offer { return &fakeOffer{s} }
+func (s *fakeSession) want(v bool) { s.change(func() { s.wanted = v }) }
 
-type fakeOffer struct{ s *fakeSession }
+func (s *fakeSession) Offer() Offer { return &fakeOffer{s, make(chan struct{})} }
+
+type fakeOffer struct {
+	s        *fakeSession
+	attached chan struct{}
+}
+
+func (o *fakeOffer) Attached() <-chan struct{} { return o.attached }
 
 func (o *fakeOffer) Hello() *wire.Hello { return new(wire.Hello) }
 
@@ -61,20 +72,30 @@ func (o *fakeOffer) Withdraw() {
 }
 
 func (o *fakeOffer) Attach(ctx context.Context, c transport.Carrier, _ *wire.Accept) error {
-	o.s.mu.Lock()
-	o.s.attached++
-	o.s.mu.Unlock()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-c.(*fakeCarrier).died:
-		return &transport.CarrierError{Failure: transport.Reset, Err: errors.New("dead")}
+	fc := c.(*fakeCarrier)
+	o.s.change(func() { o.s.healthy++ })
+	close(o.attached)
+	suspect := fc.suspect
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-suspect:
+			suspect = nil
+			o.s.change(func() { o.s.healthy-- })
+		case <-fc.died:
+			if suspect != nil || fc.suspect == nil {
+				o.s.change(func() { o.s.healthy-- })
+			}
+			return &transport.CarrierError{Failure: transport.Reset, Err: errors.New("dead")}
+		}
 	}
 }
 
 type fakeCarrier struct {
 	transport.Carrier
-	died chan struct{}
+	died    chan struct{}
+	suspect chan struct{} // nil: never
 }
 
 // fakeDialer answers with what plan says for each dial, in order; the last
@@ -86,8 +107,9 @@ type fakeDialer struct {
 }
 
 type answer struct {
-	err  error
-	life time.Duration // of the carrier; 0 is for ever
+	err     error
+	life    time.Duration // of the carrier; 0 is for ever
+	suspect time.Duration // when it falls silent; 0 is never
 }
 
 type dial struct {
@@ -108,6 +130,10 @@ func (d *fakeDialer) Dial(_ context.Context, r transport.Route, _ *wire.Hello) (
 	c := &fakeCarrier{died: make(chan struct{})}
 	if a.life > 0 {
 		time.AfterFunc(a.life, func() { close(c.died) })
+	}
+	if a.suspect > 0 {
+		c.suspect = make(chan struct{})
+		time.AfterFunc(a.suspect, func() { close(c.suspect) })
 	}
 	return c, new(wire.Accept), nil
 }
@@ -169,6 +195,25 @@ func TestDialsAgainAtOnce(t *testing.T) {
 		want := []time.Duration{0, 10 * time.Second, 10*time.Second + spacing, 30*time.Second + spacing}
 		if got := d.times(); !slices.Equal(got, want) {
 			t.Errorf("dialled at %v, want %v", got, want)
+		}
+	})
+}
+
+// TestSuspectIsReplacedBeforeItsEnd has a carrier that falls silent after 10 s
+// and ends at 40 s: the next one comes at 10 s.
+func TestSuspectIsReplacedBeforeItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDialer{plan: []answer{{suspect: 10 * time.Second, life: 40 * time.Second}, {}}}
+		k := start(t, newFakeSession(true), d, "a")
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		if got, want := d.times(), []time.Duration{0, 10 * time.Second}; !slices.Equal(got, want) {
+			t.Errorf("dialled at %v, want %v", got, want)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if p := k.Paths()[0]; p.State != Active || p.Successes != 2 || !k.Attached() {
+			t.Errorf("after the first one's end the path is %+v", p)
 		}
 	})
 }

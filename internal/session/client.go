@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"log/slog"
+	"sync"
 	"time"
 
 	"busel/internal/flow"
@@ -285,14 +286,6 @@ func (cl *Client) Healthy() bool {
 	return cl.healthy()
 }
 
-// Changed returns a channel that is closed when Wanted or Healthy changes. Get
-// it before asking them.
-func (cl *Client) Changed() <-chan struct{} {
-	cl.c.mu.Lock()
-	defer cl.c.mu.Unlock()
-	return cl.change
-}
-
 // WaitNeeded blocks until a carrier is wanted and no healthy one is attached.
 // It returns an error when ctx or the session ended.
 func (cl *Client) WaitNeeded(ctx context.Context) error {
@@ -345,6 +338,8 @@ type Offer struct {
 	hello wire.Hello
 	epoch int
 
+	attached chan struct{} // closed when Attach has made the carrier part of the session, or ended
+
 	sealed bool // guarded by c.mu, as rest
 	rest   []byte
 }
@@ -355,7 +350,7 @@ func (cl *Client) Offer() *Offer {
 	c := cl.c
 	c.mu.Lock()
 	defer c.unlock()
-	o := &Offer{cl: cl, a: c.newAttachment(cl.nextN), epoch: c.epoch}
+	o := &Offer{cl: cl, a: c.newAttachment(cl.nextN), epoch: c.epoch, attached: make(chan struct{})}
 	o.hello = wire.Hello{
 		Cipher: cl.cfg.Cipher, Token: cl.cfg.Token, Secret: cl.secret, Carrier: cl.nextN,
 		// The newest matter most: the relay may still believe in them.
@@ -426,11 +421,17 @@ func (o *Offer) Withdraw() {
 	c.detach(o.a, errWithdrawn)
 }
 
+// Attached is closed as soon as a call of Attach has made the carrier part of
+// the session, so that [Client.WaitNeeded] counts it, or has returned.
+func (o *Offer) Attached() <-chan struct{} { return o.attached }
+
 // Attach makes the dialled carrier part of the session and blocks until it is
-// done; it closes it and says why. accept is the relay's answer. Several
+// done; it closes it and says why. It is called at most once. accept is the relay's answer. Several
 // carriers may be attached.
 func (o *Offer) Attach(ctx context.Context, carrier transport.Carrier, accept *wire.Accept) error {
 	cl, c, a := o.cl, o.cl.c, o.a
+	attached := sync.OnceFunc(func() { close(o.attached) })
+	defer attached()
 	if accept.Status.Refused() {
 		o.Withdraw()
 		carrier.Close()
