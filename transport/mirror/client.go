@@ -529,7 +529,8 @@ func (c *client) await(ctx context.Context) error {
 			}
 		case <-timer.C:
 			e := &transport.CarrierError{Failure: transport.Timeout, Err: os.ErrDeadlineExceeded}
-			if c.alive.Load() {
+			// SETTINGS may have come before the hello was sent.
+			if v := c.visit.Load(); c.alive.Load() || v != nil && v.heard.Load() {
 				e = &transport.CarrierError{Failure: transport.Hijacked, Err: errors.New("the site answered, the relay did not")}
 			}
 			c.leave(e)

@@ -41,6 +41,7 @@ type visit struct {
 	next  uint32       // stream id
 	asked atomic.Int64 // requests without a complete response
 
+	heard    atomic.Bool      // the cover has sent an HTTP/2 frame
 	answered func(status int) // called at the end of each response; may be nil
 }
 
@@ -180,6 +181,7 @@ func (v *visit) serve() error {
 		if err != nil {
 			return err
 		}
+		v.heard.Store(true)
 		ended := false
 		switch f := f.(type) {
 		case *http2.SettingsFrame:
