@@ -464,6 +464,7 @@ func (o *Offer) Attach(ctx context.Context, carrier transport.Carrier, accept *w
 		}
 		c.supersede(a) // the new one has replied, the old ones are still silent
 		c.greetPeer(a)
+		attached()
 		return nil
 	})
 }
