@@ -86,9 +86,9 @@ func TestKilledTwentyTimes(t *testing.T) {
 			var got string
 			before := c.status(t).Moves
 			if direction == "down" {
-				got = fmt.Sprintf("%x", sha256.Sum256(curl(t, "--limit-rate", "12M", "--proxy", "socks5h://"+c.proxy, source)))
+				got = fmt.Sprintf("%x", sha256.Sum256(curl(t, "--limit-rate", "9M", "--proxy", "socks5h://"+c.proxy, source)))
 			} else {
-				cmd := exec.CommandContext(t.Context(), "curl", "-sS", "--limit-rate", "12M", "--max-time", "120", "--proxy", "http://"+c.proxy, "--proxytunnel",
+				cmd := exec.CommandContext(t.Context(), "curl", "-sS", "--limit-rate", "9M", "--max-time", "120", "--proxy", "http://"+c.proxy, "--proxytunnel",
 					"-H", "Expect:", "-X", "POST", "-T", "-", "http://"+origin+"/upload")
 				pr, pw := io.Pipe()
 				cmd.Stdin = pr

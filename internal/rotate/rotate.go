@@ -34,6 +34,9 @@ const (
 	// firstPause and maxPause bound the wait after all routes failed in a row.
 	firstPause = spacing
 	maxPause   = 5 * time.Second
+	// maxShortPause bounds the wait after carriers that came but did not live:
+	// each of them may have moved something.
+	maxShortPause = 2 * time.Second
 	// refusedPause is the wait after the relay itself refused the invite.
 	refusedPause = time.Minute
 	// forgive is how long a relay that could not be reached is passed over when
@@ -127,8 +130,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 		pause time.Duration // after the last disappointment; 0 after a success
 		next  time.Time     // no dial before it
 	)
-	disappointed := func() {
-		pause = min(max(firstPause, pause*2), maxPause)
+	disappointed := func(most time.Duration) {
+		pause = min(max(firstPause, pause*2), most)
 		next = time.Now().Add(jitter(pause))
 	}
 	for {
@@ -142,7 +145,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 			pause, born = 0, time.Time{}
 		default:
 			born = time.Time{}
-			disappointed()
+			disappointed(maxShortPause)
 		}
 		if d := time.Until(next); d > 0 {
 			if err := sleep(ctx, d); err != nil {
@@ -160,7 +163,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case isRefusal(err):
 			next = time.Now().Add(jitter(refusedPause))
 		default:
-			disappointed()
+			disappointed(maxPause)
 		}
 	}
 }

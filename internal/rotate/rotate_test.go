@@ -250,7 +250,7 @@ func TestFlappingCarrierBacksOff(t *testing.T) {
 		start(t, newFakeSession(true), d, "a")
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if n := len(d.times()); n > 25 {
+		if n := len(d.times()); n > 45 {
 			t.Errorf("%d dials in a minute to a relay that drops us at once", n)
 		}
 	})
