@@ -14,9 +14,10 @@
 //
 // An invite is all that a resident needs: a [Bundle] of one to three relays,
 // signed by the volunteer who issued it. It travels as text that survives
-// messengers and paper ([ParseText]) and as a QR code ([QRTerminal], [QRPNG]).
-// What is wrong with an invite is one of [ErrForeign], [ErrDamaged] and
-// [ErrForged]. A [wire.Token] inside it proves the invite to its relay; only the
+// messengers and paper ([ParseText]) and as a QR code ([QRTerminal], [QRPNG]);
+// one that is too long for a code that is easy to read is several, in any order
+// ([Bundle.Codes]). What is wrong with an invite is one of [ErrForeign],
+// [ErrDamaged], [ErrForged] and [ErrIncomplete]. A [wire.Token] inside it proves the invite to its relay; only the
 // relay holds the [TokenKey] that makes and verifies tokens.
 //
 // Bundles, relay entries and keys redact themselves in logs.

@@ -2,56 +2,88 @@ package config
 
 import (
 	"bufio"
-	"errors"
+	"bytes"
+	"fmt"
+	"image"
+	"image/color"
+	"image/png"
 	"io"
+	"math"
 	"strings"
 
 	"rsc.io/qr"
 )
 
-// ErrTooLong means that a text does not fit into one QR code.
-var ErrTooLong = errors.New("the invite is too long for one QR code; pass it on as text")
-
 const (
-	quietZone = 4 // modules of white around a code (ISO/IEC 18004, section 5.3.8)
-	// maxAlphanumeric is what version 40, level L holds (ISO/IEC 18004, table 7).
-	maxAlphanumeric = 4296
+	quietZone    = 4 // modules of white around a code (ISO/IEC 18004, section 5.3.8)
+	modulePixels = 8 // side of a module in a picture
 )
 
-// encodeQR makes the code of an invite's text: in upper case, so that the
-// alphanumeric mode holds it, and at level L for the largest modules.
-func encodeQR(text string) (*qr.Code, error) {
-	if len(text) > maxAlphanumeric {
-		return nil, ErrTooLong
+// encodeQR makes the codes of an invite: in upper case, so that the alphanumeric
+// mode holds them, and at level L for the largest modules.
+func encodeQR(b *Bundle) ([]*qr.Code, error) {
+	var codes []*qr.Code
+	for _, text := range b.Codes() {
+		code, err := qr.Encode(strings.ToUpper(text), qr.L)
+		if err != nil {
+			return nil, fmt.Errorf("qr code: %w", err)
+		}
+		codes = append(codes, code)
 	}
-	code, err := qr.Encode(strings.ToUpper(text), qr.L)
-	if err != nil {
-		return nil, ErrTooLong
-	}
-	return code, nil
+	return codes, nil
 }
 
-// QRPNG is the QR code of an invite's text as a PNG picture, 8 pixels a module.
-// The error is [ErrTooLong].
-func QRPNG(text string) ([]byte, error) {
-	code, err := encodeQR(text)
+// QRPNG is the invite as a PNG picture: its QR code, or its QR codes side by side
+// and one below the other, 8 pixels a module. One picture is what people pass on
+// without losing a part, and a near square is what messengers scale down least.
+func QRPNG(b *Bundle) ([]byte, error) {
+	codes, err := encodeQR(b)
 	if err != nil {
 		return nil, err
 	}
-	return code.PNG(), nil
+	cell := 0 // side of one code with its quiet zone in modules
+	for _, code := range codes {
+		cell = max(cell, code.Size+2*quietZone)
+	}
+	columns := int(math.Ceil(math.Sqrt(float64(len(codes)))))
+	rows := (len(codes) + columns - 1) / columns
+	side := cell * modulePixels
+	img := image.NewPaletted(image.Rect(0, 0, columns*side, rows*side), color.Palette{color.White, color.Black})
+	for i, code := range codes {
+		left, top := i%columns*side, i/columns*side
+		for y := range side {
+			for x := range side {
+				if code.Black(x/modulePixels-quietZone, y/modulePixels-quietZone) {
+					img.SetColorIndex(left+x, top+y, 1)
+				}
+			}
+		}
+	}
+	var out bytes.Buffer
+	if err := png.Encode(&out, img); err != nil {
+		return nil, fmt.Errorf("qr code: %w", err)
+	}
+	return out.Bytes(), nil
 }
 
-// QRTerminal draws the QR code of an invite's text in half-block characters, two
-// modules high. With colour each line sets black on white, which every
-// terminal that knows colours shows right. Without, the blocks are the light
-// modules: right where text is light on dark, and inverted elsewhere, which
-// Busel and most phones read too. The error is [ErrTooLong] or w's.
-func QRTerminal(w io.Writer, text string, colour bool) error {
-	code, err := encodeQR(text)
+// QRTerminal draws the invite's QR code in half-block characters, two modules
+// high; several codes one below the other. With colour each line sets black on
+// white, which every terminal that knows colours shows right. Without, the blocks
+// are the light modules: right where text is light on dark, and inverted
+// elsewhere, which Busel and most phones read too.
+func QRTerminal(w io.Writer, b *Bundle, colour bool) error {
+	codes, err := encodeQR(b)
 	if err != nil {
 		return err
 	}
 	out := bufio.NewWriter(w)
+	for _, code := range codes {
+		drawQR(out, code, colour)
+	}
+	return out.Flush()
+}
+
+func drawQR(out *bufio.Writer, code *qr.Code, colour bool) {
 	// Index: upper module black, lower module black.
 	blocks := [2][2]string{{"█", "▀"}, {"▄", " "}}
 	if colour {
@@ -76,5 +108,4 @@ func QRTerminal(w io.Writer, text string, colour bool) error {
 		}
 		out.WriteByte('\n')
 	}
-	return out.Flush()
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/base32"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"unicode"
 )
@@ -32,23 +33,47 @@ func (b *Bundle) Text() string {
 	return TextPrefix + encoding.EncodeToString(append(raw, sum[:checkLen]...))
 }
 
-// ParseText finds the one invite in text and verifies it. Case does not matter;
-// white space, invisible characters, quotes and quotation marks of e-mail are
-// skipped, and what goes before the prefix or follows the check digits is
-// ignored. Two different invites are an error. Errors wrap [ErrForeign],
-// [ErrDamaged] or [ErrForged], and text in errors is never taken from the input.
+// errSeveral means that more than one invite was found.
+var errSeveral = fmt.Errorf("%w: there are several invites", ErrForeign)
+
+// beginning is what an invite or a frame begins with, noise dropped.
+var beginning = regexp.MustCompile(strings.ToUpper(TextPrefix) + "|" + strings.ToUpper(FramePrefix))
+
+// ParseText finds the one invite in text, whole or as all of its frames, and
+// verifies it. Case does not matter; white space, invisible characters, quotes
+// and quotation marks of e-mail are skipped, and what goes before the prefix or
+// follows the check digits is ignored. Two different invites are an error, and
+// so is a frame of another invite. Errors wrap [ErrForeign], [ErrDamaged],
+// [ErrForged] or [ErrIncomplete], and text in errors is never taken from the
+// input.
 func ParseText(text string) (*Bundle, error) {
 	if len(text) > MaxText {
 		return nil, fmt.Errorf("%w: more than %d bytes of text; paste only the invite, which begins with %q", ErrForeign, MaxText, TextPrefix)
 	}
-	parts := strings.Split(strings.Map(dropNoise, text), strings.ToUpper(TextPrefix))
-	if len(parts) == 1 {
+	text = strings.Map(dropNoise, text)
+	found := beginning.FindAllStringIndex(text, -1)
+	if len(found) == 0 {
 		return nil, fmt.Errorf("%w: nothing here begins with %q; paste the whole invite, from that word to its end", ErrForeign, TextPrefix)
 	}
-	var found *Bundle
-	var fault error
+	var whole *Bundle
+	var frames []*frame
+	var fault, frameFault error
 	longest := -1
-	for _, part := range parts[1:] {
+	for i, at := range found {
+		end := len(text)
+		if i+1 < len(found) {
+			end = found[i+1][0]
+		}
+		part := text[at[1]:end]
+		if strings.HasSuffix(text[:at[1]], "/") {
+			f, err := parseFrame(part)
+			if err != nil {
+				frameFault = err
+				continue
+			}
+			frames = append(frames, f)
+			continue
+		}
 		digits := leadingDigits(part)
 		b, err := parseDigits(digits)
 		switch {
@@ -57,16 +82,30 @@ func ParseText(text string) (*Bundle, error) {
 			if len(digits) > longest {
 				longest, fault = len(digits), err
 			}
-		case found == nil:
-			found = b
-		case !found.Equal(b):
-			return nil, fmt.Errorf("%w: there are several invites in this text; paste one at a time", ErrForeign)
+		case whole == nil:
+			whole = b
+		case !whole.Equal(b):
+			return nil, fmt.Errorf("%w in this text; paste one at a time", errSeveral)
 		}
 	}
-	if found == nil {
+	switch {
+	case whole == nil && len(frames) > 0:
+		b, err := joinFrames(frames)
+		if errors.Is(err, ErrIncomplete) && frameFault != nil {
+			err = frameFault
+		}
+		return b, err
+	case whole == nil && fault == nil:
+		return nil, frameFault
+	case whole == nil:
 		return nil, fault
 	}
-	return found, nil
+	for _, f := range frames {
+		if !f.of(whole) {
+			return nil, fmt.Errorf("%w in this text; paste one at a time", errSeveral)
+		}
+	}
+	return whole, nil
 }
 
 // dropNoise maps what messengers, mailers and people put inside an invite to

@@ -164,17 +164,16 @@ invite is held. Whoever has the invite can use the relay, and is counted as you.
 				if err != nil {
 					return err
 				}
-				text := v.Bundle.Text()
-				fmt.Fprintln(std.Out, text)
+				fmt.Fprintln(std.Out, v.Bundle.Text())
 				if std.Terminal {
-					if err := config.QRTerminal(std.Out, text, true); err != nil {
+					if err := config.QRTerminal(std.Out, v.Bundle, true); err != nil {
 						return err
 					}
 				}
 				if *png == "" {
 					return nil
 				}
-				picture, err := config.QRPNG(text)
+				picture, err := config.QRPNG(v.Bundle)
 				if err != nil {
 					return err
 				}

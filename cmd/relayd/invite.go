@@ -108,17 +108,16 @@ func newInvite(ctx context.Context, dir *state.Dir, set *config.Relay, name stri
 // print writes the invite as one line, its QR code below it for a person, and
 // as a picture if png names a file.
 func (in invite) print(std cli.Std, png string) error {
-	text := in.Text()
-	fmt.Fprintln(std.Out, text)
+	fmt.Fprintln(std.Out, in.Text())
 	if std.Terminal {
-		if err := config.QRTerminal(std.Out, text, true); err != nil {
+		if err := config.QRTerminal(std.Out, in.Bundle, true); err != nil {
 			return err
 		}
 	}
 	if png == "" {
 		return nil
 	}
-	picture, err := config.QRPNG(text)
+	picture, err := config.QRPNG(in.Bundle)
 	if err != nil {
 		return err
 	}

@@ -428,6 +428,9 @@ def tokens():
 def bundles():
     f = File("bundle.txt", "Invites (docs/PROTOCOL.md, \"Invites\")")
 
+    def base32(b):
+        return base64.b32encode(b).decode().rstrip("=")
+
     def text(s):
         return bytes([len(s.encode())]) + s.encode()
 
@@ -446,9 +449,15 @@ def bundles():
     def bundle(seed, sequence, relays):
         signed = b"\x01" + ed_keys(seed)[2] + struct.pack(">I", sequence) + bytes([len(relays)]) + b"".join(relays)
         b = signed + ed_sign(seed, b"busel bundle 1" + signed)
-        digits = base64.b32encode(b + hashlib.sha256(b).digest()[:4]).decode().rstrip("=")
-        f.add("BUNDLE", [("issuer_seed", seed), ("sequence", sequence), ("relays", len(relays)), ("bundle", b),
-                         ("text", "busel:" + digits)])
+        fields = [("issuer_seed", seed), ("sequence", sequence), ("relays", len(relays)), ("bundle", b),
+                  ("text", "busel:" + base32(b + hashlib.sha256(b).digest()[:4]))]
+        count = min(-(-len(b) // 300), 16)
+        size = -(-len(b) // count)
+        for i in range(count if count > 1 else 0):
+            frame = struct.pack(">H", len(b)) + hashlib.sha256(b).digest()[:4] + b[i * size:(i + 1) * size]
+            check = hashlib.sha256(b"busel frame 1" + bytes([i + 1, count]) + frame).digest()[:4]
+            fields.append(("frame_%d" % (i + 1), "busel/%d/%d:%s" % (i + 1, count, base32(frame + check))))
+        f.add("BUNDLE", fields)
 
     mirror_only = [("mirror", "")]
     bundle(drawn("issuer 0"), 1, [relay(0, 0, "", [("198.51.100.7", 443)], "news.example.org", mirror_only)])

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -90,6 +91,22 @@ func TestBundle(t *testing.T) {
 		}
 		if parsed, err := config.ParseText(v["text"]); err != nil || !parsed.Equal(b) {
 			t.Errorf("text: %v", err)
+		}
+		var frames []string
+		for i := 1; v["frame_"+strconv.Itoa(i)] != ""; i++ {
+			frames = append(frames, v["frame_"+strconv.Itoa(i)])
+		}
+		if len(raw) <= 300 {
+			if len(frames) != 0 || !slices.Equal(b.Codes(), []string{v["text"]}) {
+				t.Error("a short bundle has frames")
+			}
+		} else {
+			if !slices.Equal(b.Codes(), frames) {
+				t.Errorf("frames %q, want %q", b.Codes(), frames)
+			}
+			if parsed, err := config.ParseText(strings.Join(frames, "\n")); err != nil || !parsed.Equal(b) {
+				t.Errorf("frames: %v", err)
+			}
 		}
 		// Ed25519 is deterministic: signing again gives the same bundle.
 		again, err := config.Sign(ed25519.NewKeyFromSeed(unhex(t, v["issuer_seed"])), b.Sequence, b.Relays...)
