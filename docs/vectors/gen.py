@@ -317,6 +317,24 @@ def record(mark, body):
     return b"\x17\x03\x03" + struct.pack(">H", 8 + len(body)) + mark + body
 
 
+def client_hello(random, session_id, share, psk):
+    """A small ClientHello message and how many of its bytes precede the binders."""
+    def vector(n, b):
+        return struct.pack(">I", len(b))[4 - n:] + b
+
+    def extension(kind, b):
+        return struct.pack(">H", kind) + vector(2, b)
+    extensions = (extension(0, vector(2, b"\0" + vector(2, b"news.example.org"))) + extension(10, vector(2, b"\0\x1d"))
+                  + extension(43, b"\2\3\4") + extension(51, vector(2, b"\0\x1d" + vector(2, share))))
+    binders = b""
+    if psk:
+        binders = vector(2, vector(1, drawn("binder")))
+        extensions += extension(45, b"\1\1") + extension(41, vector(2, vector(2, drawn("ticket")) + bytes(4)) + binders)
+    message = b"\1" + vector(3, b"\3\3" + random + vector(1, session_id) + vector(2, b"\x13\1") + b"\1\0"
+                            + vector(2, extensions))
+    return message, len(message) - len(binders)
+
+
 def packed(payload, size):
     b = struct.pack(">H", len(payload)) + payload
     return b + bytes(max(0, size - len(b)))
@@ -372,7 +390,9 @@ def mirror():
         client_random, server_random = drawn("client random %d" % i), drawn("server random %d" % i)
         es = x25519(e, big_s)
         assert es == x25519(s, big_e)
-        session_id = expand(extract(client_random, es), b"busel mirror 1 sid", 32)
+        blank, bound = client_hello(client_random, bytes(32), big_e, i > 0)
+        session_id = expand(extract(client_random, es), b"busel mirror 1 sid" + hashlib.sha256(blank[:bound]).digest(), 32)
+        said = client_hello(client_random, session_id, big_e, i > 0)[0]
         salt = client_random + server_random
         k = extract(salt, es)
         marker_key = expand(k, b"busel mirror 1 marker", 16)
@@ -380,7 +400,7 @@ def mirror():
         proof_key = expand(k, b"busel mirror 1 proof", 32)
         fields = [("relay_private", s), ("relay_public", big_s), ("client_private", e), ("client_public", big_e),
                   ("relay_ephemeral", back), ("client_random", client_random), ("server_random", server_random),
-                  ("es", es), ("session_id", session_id), ("k", k), ("marker_key", marker_key), ("mask", mask),
+                  ("es", es), ("client_hello", said), ("session_id", session_id), ("k", k), ("marker_key", marker_key), ("mask", mask),
                   ("proof_key", proof_key)]
         for direction in 0, 1, 2:
             for n in 0, 1, 255, 2**24 - 1:

@@ -99,13 +99,17 @@ func newClient(d *Dialer, conn halfCloser, host string, hello *wire.Hello) (*cli
 	c.enter(transport.StageTLS)
 	var err error
 	c.tls, err = newTLS(&shim{pipe: c.pipe, turn: c.out.turn, conn: conn}, d.look, d.verifier.tlsConfig(),
-		func(random [32]byte, e *ecdh.PrivateKey) ([]byte, error) {
+		func(msg []byte, e *ecdh.PrivateKey) ([]byte, error) {
+			h, ok := parseClientHello(msg)
+			if !ok || h.share != [32]byte(e.PublicKey().Bytes()) {
+				return nil, errors.New("look has no x25519 key share of ours")
+			}
 			es, err := e.ECDH(d.relay)
 			if err != nil {
 				return nil, err
 			}
-			c.random, c.e, c.es = random, e, es
-			return sessionID(random, es), nil
+			c.random, c.e, c.es = h.random, e, es
+			return sessionID(h.random, es, h.bound(msg)...), nil
 		})
 	return c, err
 }

@@ -23,14 +23,16 @@
 // HKDF is RFC 5869 with SHA-256, Extract(salt, input key material).
 //
 //	es         = X25519(e, S) = X25519(s, E)
-//	session_id = Expand(Extract(client_random, es), "busel mirror 1 sid", 32)
+//	session_id = Expand(Extract(client_random, es), "busel mirror 1 sid" || SHA-256(message), 32)
 //	salt       = client_random || server_random
 //	k          = Extract(salt, es)
 //	record     = 17 03 03 len(26..16401) | marker(8) | ciphertext
 //	marker     = first 8 bytes of AES-128 under Expand(k, "busel mirror 1 marker", 16)
 //	             of direction(1) || 7 zero bytes || n(8)
 //
-// Record 0 of the client is message 1 of Noise_NK_25519_AESGCM_SHA256 without
+// The message is the ClientHello with 32 zero bytes for its session id and without
+// a PSK's binders: nobody can build another one around a recorded E. Record 0 of
+// the client is message 1 of Noise_NK_25519_AESGCM_SHA256 without
 // its first 32 bytes, because e was sent as E; record 0 of the relay is message
 // 2, its e masked with Expand(k, "busel mirror 1 mask", 32). The prologue is
 // "busel mirror 1" || salt. The payload of both is

@@ -14,6 +14,7 @@ const (
 	typeClientHello = 1
 	typeServerHello = 2
 
+	extPreSharedKey      = 41
 	extSupportedVersions = 43
 	extKeyShare          = 51
 
@@ -39,6 +40,17 @@ type clientHello struct {
 	random    [32]byte
 	sessionID [32]byte
 	share     [32]byte // E
+	end       int      // of what the session id binds: the binders of a PSK follow
+}
+
+// Where the session id lies in a ClientHello with its header.
+const sidStart, sidEnd = 4 + 2 + 32 + 1, 4 + 2 + 32 + 1 + 32
+
+// bound are the parts of the ClientHello msg that its session id binds: all of
+// it with zeros for the session id, without a PSK's binders, which are computed
+// later and over the session id (RFC 8446, section 4.2.11.2).
+func (h *clientHello) bound(msg []byte) [][]byte {
+	return [][]byte{msg[:sidStart], make([]byte, sidEnd-sidStart), msg[sidEnd:h.end]}
 }
 
 // serverHello is what the key schedule and a cover's check need of a ServerHello.
@@ -167,10 +179,18 @@ func parseClientHello(msg []byte) (h clientHello, ok bool) {
 		return h, false
 	}
 	copy(h.sessionID[:], sid.b)
+	h.end = len(msg)
 	plain, hybrid := false, false
 	for exts.ok && len(exts.b) > 0 {
 		typ := exts.uint(2)
 		body := exts.vector(2)
+		if typ == extPreSharedKey {
+			if len(exts.b) > 0 { // it must be the last (RFC 8446, section 4.2.11)
+				return h, false
+			}
+			body.vector(2)
+			h.end = len(msg) - len(body.b)
+		}
 		if typ != extKeyShare {
 			continue
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,6 +25,11 @@ type shareOf struct {
 
 // makeHello builds a ClientHello message.
 func makeHello(random [32]byte, sid []byte, shares ...shareOf) []byte {
+	return makeHelloWith(random, sid, nil, nil, shares...)
+}
+
+// makeHelloWith puts extensions before and behind key_share.
+func makeHelloWith(random [32]byte, sid, before, behind []byte, shares ...shareOf) []byte {
 	var list []byte
 	for _, s := range shares {
 		list = binary.BigEndian.AppendUint16(list, s.group)
@@ -33,7 +39,7 @@ func makeHello(random [32]byte, sid []byte, shares ...shareOf) []byte {
 	list = append(binary.BigEndian.AppendUint16(nil, uint16(len(list))), list...)
 	ext := binary.BigEndian.AppendUint16(nil, extKeyShare)
 	ext = binary.BigEndian.AppendUint16(ext, uint16(len(list)))
-	ext = append(ext, list...)
+	ext = slices.Concat(before, ext, list, behind)
 	b := append([]byte{3, 3}, random[:]...)
 	b = append(b, byte(len(sid)))
 	b = append(b, sid...)
@@ -64,6 +70,12 @@ func newKey(t testing.TB) *ecdh.PrivateKey {
 	return k
 }
 
+func flipped(b []byte, at int, bits byte) []byte {
+	b = bytes.Clone(b)
+	b[at] ^= bits
+	return b
+}
+
 func TestRecognise(t *testing.T) {
 	s, e := newKey(t), newKey(t)
 	es, err := e.ECDH(s.PublicKey())
@@ -71,26 +83,45 @@ func TestRecognise(t *testing.T) {
 		t.Fatal(err)
 	}
 	random := [32]byte{1, 2, 3}
-	sid := sessionID(random, es)
+	// signed has the session id of a client that knows S.
+	signed := func(msg []byte) []byte {
+		msg = bytes.Clone(msg)
+		h, _ := parseClientHello(msg)
+		copy(msg[sidStart:], sessionID(random, es, h.bound(msg)...))
+		return msg
+	}
+	changed := func(msg []byte, at int) []byte { return flipped(msg, (len(msg)+at)%len(msg), 1) }
+	sid := make([]byte, 32)
+	// One identity of 4 bytes and its age, a binder of 32 bytes.
+	psk := append([]byte{0, extPreSharedKey, 0, 12 + 35, 0, 10, 0, 4, 1, 2, 3, 4, 0, 0, 0, 0, 0, 33, 32}, make([]byte, 32)...)
 	pub := e.PublicKey().Bytes()
 	other := newKey(t).PublicKey().Bytes()
 	hybrid := append(make([]byte, hybridShareLen-32), pub...)
 	foreign := append(make([]byte, hybridShareLen-32), other...)
-	wrong := bytes.Clone(sid)
-	wrong[31] ^= 1
+	plain := signed(makeHello(random, sid, shareOf{groupX25519, pub}))
+	resumed := signed(makeHelloWith(random, sid, nil, psk, shareOf{groupX25519, pub}))
+	misplaced := makeHelloWith(random, sid, psk, nil, shareOf{groupX25519, pub})
+	copy(misplaced[sidStart:], sessionID(random, es, (&clientHello{end: len(misplaced)}).bound(misplaced)...))
 	k := &link{l: &Listener{cfg: ListenerConfig{Key: s}}}
 	for name, c := range map[string]struct {
 		msg  []byte
 		want bool
 	}{
-		"x25519":               {makeHello(random, sid, shareOf{groupX25519, pub}), true},
-		"hybrid first":         {makeHello(random, sid, shareOf{groupX25519MLKEM768, foreign}, shareOf{groupX25519, pub}), true},
-		"hybrid last":          {makeHello(random, sid, shareOf{groupX25519, pub}, shareOf{groupX25519MLKEM768, foreign}), true},
-		"hybrid only":          {makeHello(random, sid, shareOf{groupX25519MLKEM768, hybrid}), true},
-		"hybrid is not x25519": {makeHello(random, sid, shareOf{groupX25519, other}, shareOf{groupX25519MLKEM768, hybrid}), false},
-		"other session id":     {makeHello(random, wrong, shareOf{groupX25519, pub}), false},
-		"other random":         {makeHello([32]byte{9}, sid, shareOf{groupX25519, pub}), false},
-		"degenerate":           {makeHello(random, sid, shareOf{groupX25519, make([]byte, 32)}), false},
+		"x25519":               {plain, true},
+		"hybrid first":         {signed(makeHello(random, sid, shareOf{groupX25519MLKEM768, foreign}, shareOf{groupX25519, pub})), true},
+		"hybrid last":          {signed(makeHello(random, sid, shareOf{groupX25519, pub}, shareOf{groupX25519MLKEM768, foreign})), true},
+		"hybrid only":          {signed(makeHello(random, sid, shareOf{groupX25519MLKEM768, hybrid})), true},
+		"hybrid is not x25519": {signed(makeHello(random, sid, shareOf{groupX25519, other}, shareOf{groupX25519MLKEM768, hybrid})), false},
+		"other session id":     {changed(plain, sidEnd-1), false},
+		"other random":         {changed(plain, 4+2), false},
+		"other cipher":         {changed(plain, sidEnd+3), false},
+		"other share":          {changed(plain, -1), false},
+		"share's top bit":      {flipped(plain, len(plain)-1, 0x80), false}, // X25519 ignores it
+		"resumed":              {resumed, true},
+		"other binder":         {changed(resumed, -1), true}, // it binds the rest itself
+		"other identity":       {changed(resumed, -40), false},
+		"PSK is not last":      {misplaced, false},
+		"degenerate":           {signed(makeHello(random, sid, shareOf{groupX25519, make([]byte, 32)})), false},
 		"short session id":     {makeHello(random, sid[:31], shareOf{groupX25519, pub}), false},
 		"no session id":        {makeHello(random, nil, shareOf{groupX25519, pub}), false},
 		"no share":             {makeHello(random, sid), false},

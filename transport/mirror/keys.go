@@ -68,9 +68,15 @@ func extract(salt, ikm []byte) []byte {
 	return prk
 }
 
-// sessionID is what a client that knows S puts into its ClientHello.
-func sessionID(clientRandom [32]byte, es []byte) []byte {
-	return expand(extract(clientRandom[:], es), labelSessionID, 32)
+// sessionID is what a client that knows S puts into its ClientHello. bound are
+// the parts of that message which must not change: if they could, whoever saw it
+// could put a share of his own beside E and finish the handshake as a candidate.
+func sessionID(clientRandom [32]byte, es []byte, bound ...[]byte) []byte {
+	h := sha256.New()
+	for _, b := range bound {
+		h.Write(b)
+	}
+	return expand(extract(clientRandom[:], es), labelSessionID+string(h.Sum(nil)), 32)
 }
 
 // secrets are what a candidate connection derives once the ServerHello is known.

@@ -322,7 +322,7 @@ func (k *link) recognise(msg []byte) bool {
 		return false
 	}
 	es, err := k.l.cfg.Key.ECDH(share) // fails for a degenerate share
-	if err != nil || subtle.ConstantTimeCompare(sessionID(h.random, es), h.sessionID[:]) != 1 {
+	if err != nil || subtle.ConstantTimeCompare(sessionID(h.random, es, h.bound(msg)...), h.sessionID[:]) != 1 {
 		return false
 	}
 	k.hello, k.es = h, es

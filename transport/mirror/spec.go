@@ -105,9 +105,9 @@ func convert[T ~uint16](in []uint16) []T {
 }
 
 // newTLS prepares a handshake over conn with a look. It offers no PSK: each
-// connection is a first visit. The share's private half is returned with the
-// ClientHello's random; recognise, if not nil, gives the session id for them.
-func newTLS(conn net.Conn, l *look.Look, cfg *utls.Config, recognise func(random [32]byte, e *ecdh.PrivateKey) ([]byte, error)) (*utls.UConn, error) {
+// connection is a first visit. sign, if not nil, gives the session id for a
+// ClientHello and the private half of its x25519 share.
+func newTLS(conn net.Conn, l *look.Look, cfg *utls.Config, sign func(msg []byte, e *ecdh.PrivateKey) ([]byte, error)) (*utls.UConn, error) {
 	u := utls.UClient(conn, cfg, utls.HelloCustom)
 	s, err := spec(&l.TLS)
 	if err != nil {
@@ -119,14 +119,14 @@ func newTLS(conn net.Conn, l *look.Look, cfg *utls.Config, recognise func(random
 	if err := u.BuildHandshakeState(); err != nil {
 		return nil, err
 	}
-	if recognise == nil {
+	if sign == nil {
 		return u, nil
 	}
 	keys := u.HandshakeState.State13.KeyShareKeys
-	if keys == nil || keys.Ecdhe == nil || keys.Ecdhe.Curve() != ecdh.X25519() || len(u.HandshakeState.Hello.Random) != 32 {
+	if keys == nil || keys.Ecdhe == nil || keys.Ecdhe.Curve() != ecdh.X25519() {
 		return nil, errors.New("look has no x25519 key share")
 	}
-	id, err := recognise([32]byte(u.HandshakeState.Hello.Random), keys.Ecdhe)
+	id, err := sign(u.HandshakeState.Hello.Raw, keys.Ecdhe)
 	if err != nil {
 		return nil, err
 	}

@@ -87,7 +87,13 @@ func (v carrierVector) check(t *testing.T) {
 	must(err)
 	same("es", es)
 	clientRandom, serverRandom := [32]byte(v.bytes(t, "client_random")), [32]byte(v.bytes(t, "server_random"))
-	same("session_id", sessionID(clientRandom, es))
+	message := v.bytes(t, "client_hello")
+	seen, ok := parseClientHello(message)
+	if !ok || seen.random != clientRandom || seen.share != [32]byte(e.PublicKey().Bytes()) {
+		t.Fatalf("client_hello is read as %+v, %v", seen, ok)
+	}
+	same("session_id", seen.sessionID[:])
+	same("session_id", sessionID(clientRandom, es, seen.bound(message)...))
 	sec := newSecrets(clientRandom, serverRandom, es)
 	same("k", sec.k)
 	same("marker_key", expand(sec.k, labelMarker, 16))
