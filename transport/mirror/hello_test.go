@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -15,6 +16,7 @@ import (
 
 	"busel/internal/wire"
 	"busel/obfs/look"
+	"busel/transport"
 )
 
 // shareOf is one key share of a made-up ClientHello.
@@ -506,4 +508,37 @@ func TestPack(t *testing.T) {
 			t.Errorf("unpack(%x): %v", b, err)
 		}
 	}
+}
+
+// TestGraceIsForAll checks that the deadline which ends a carrier holds for the
+// genuine write that waits behind a covert one, when the path takes nothing.
+func TestGraceIsForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		e := newKey(t)
+		sec := newSecrets([32]byte{1}, [32]byte{2}, e.Bytes())
+		o := outbox{
+			ending: newEnding(), turn: newTurn(), conn: near,
+			lane: lane{s: sec, dir: dirClient, n: 1, aead: newGCM(make([]byte, keyLen))},
+			sent: func(int) {}, broke: func(error) {},
+		}
+		covert, genuine := make(chan error, 1), make(chan error, 1)
+		go func() { covert <- o.writeFrames([]transport.Frame{{Data: pingFrame(1)}}) }()
+		synctest.Wait()
+		go func() {
+			_, err := (&shim{turn: o.turn, conn: near}).Write(make([]byte, 50))
+			genuine <- err
+		}()
+		synctest.Wait()
+		begin := time.Now()
+		o.end(net.ErrClosed) // as client.leave does
+		_ = near.SetWriteDeadline(begin.Add(writeGrace))
+		if err := <-covert; !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the covert write: %v", err)
+		}
+		if err := <-genuine; !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(begin) > writeGrace {
+			t.Errorf("the genuine write: %v after %v", err, time.Since(begin))
+		}
+	})
 }

@@ -137,8 +137,9 @@ type outbox struct {
 	sent func(n int)
 	// broke is called, with the turn held, when a write failed in the middle of a
 	// record: nothing genuine can follow it.
-	broke func(error)
-	busy  atomic.Bool // a covert write is under way
+	broke   func(error)
+	busy    atomic.Bool // a covert write is under way
+	hurried atomic.Bool // hurry has set a deadline
 }
 
 var errFrameLen = errors.New("frame is shorter than 2 or longer than 16377 bytes")
@@ -207,8 +208,8 @@ func (o *outbox) flush(b []byte) error {
 	m, err := o.conn.Write(b)
 	o.busy.Store(false)
 	o.sent(m)
-	if o.ended() {
-		_ = o.conn.SetWriteDeadline(time.Time{}) // what hurry set
+	if o.hurried.Swap(false) {
+		_ = o.conn.SetWriteDeadline(time.Time{}) // for what is genuine
 	}
 	if err != nil {
 		o.stop = true
@@ -221,6 +222,7 @@ func (o *outbox) flush(b []byte) error {
 // hurry bounds a covert write that is under way; the ending must have come.
 func (o *outbox) hurry() {
 	if o.busy.Load() {
+		o.hurried.Store(true)
 		_ = o.conn.SetWriteDeadline(time.Now().Add(writeGrace))
 	}
 }
