@@ -392,6 +392,7 @@ func (c *core) fillControl(a *attachment) {
 	if c.windowDue {
 		c.windowDue = false
 		c.advertised = max(c.advertised, min(c.consumed+sessionWindow, wire.MaxVarint))
+		c.gauge()
 		a.add(transport.LaneControl, wire.Frame{Type: wire.Window, Limit: c.advertised})
 	}
 	for len(c.announce) > 0 && a.space() {

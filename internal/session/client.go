@@ -141,7 +141,11 @@ func (cl *Client) detached(a *attachment) {
 		cl.gaveUp = cl.gaveUp[1:]
 	}
 	cl.gaveUp = append(cl.gaveUp, a.n)
-	if a.proven && a.state == wire.CarrierActive && cl.wanted() {
+	switch {
+	case !a.proven || a.state != wire.CarrierActive || !cl.wanted():
+	case cl.c.open > 0: // its replacement is there already
+		cl.moves++
+	default:
 		cl.lost = true
 	}
 }
@@ -190,7 +194,7 @@ func (cl *Client) restart(a *attachment, cause error) {
 func (s *Stream) renew() {
 	s.epoch, s.named, s.id = s.c.epoch, false, 0
 	s.first, s.elsewhere, s.resend = nil, false, nil
-	s.queued, s.chore, s.lazy, s.blocked, s.waiting, s.ackDue, s.query = false, false, false, false, false, false, false
+	s.queued, s.chore, s.lazy, s.blocked, s.ackDue, s.query = false, false, false, false, false, false
 	s.limit, s.sent, s.unsent = s.c.peerStream, 0, 0
 	s.next = s.head
 	for ch := s.head; ch != nil; ch = ch.next {

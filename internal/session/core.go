@@ -26,7 +26,24 @@ const (
 	// so that one is filled while the other is sealed.
 	maxUnsent = 128 << 10
 	// maxSessionUnsent is the same for all streams together, one chunk each aside.
+	// A stream may queue a quarter of what the others leave: so streams that do
+	// not move never take all.
 	maxSessionUnsent = 4 << 20
+	// maxGrown is how much the windows of all streams grow together, and one
+	// doubling takes at most half of what is left: streams whose readers were
+	// fast and then stopped keep at most half the session window.
+	maxGrown = sessionWindow / 2
+	// scarceWindow is how little of the session window has to be left for every
+	// raised limit to be said within ackDelay, until enoughWindow is left again
+	// (docs/PROTOCOL.md, "Flow control").
+	scarceWindow = sessionWindow / 2
+	enoughWindow = sessionWindow * 5 / 8
+	// maxUnread is the part of what is left of the session window that a stream
+	// may take while it seems unread: 500 unread ones leave enough for the next.
+	// As long as half is left that is a first window.
+	maxUnread = 128
+	// minUnread is what each may take in any case: a small chunk and a large one.
+	minUnread = smallBuffer + bigBuffer
 	// maxOffline is what a session stores without a carrier: DESIGN "Limits".
 	maxOffline = 1 << 20
 	// maxHeard is how much all streams together receive before their ACKs go out
@@ -133,7 +150,6 @@ type core struct {
 	// The scheduler's queues.
 	urgent, bulk queue
 	blocked      []*Stream // by the session window
-	waiting      []*Stream // writers that wait for space
 	chores       []*Stream // with a frame to be sent now
 	lazy         []*Stream // with an ACK that can wait
 	answers      map[uint64]uint64
@@ -156,6 +172,8 @@ type core struct {
 	recvSum        uint64 // of the peer's highest offsets
 	consumed       uint64
 	advertised     uint64
+	scarce         bool   // little of it is left
+	grown          uint64 // windows beyond the first, of all streams
 	gaps           int
 
 	atts     []*attachment
@@ -190,11 +208,11 @@ func (c *core) begin() {
 	c.all, c.streams = make(map[*Stream]struct{}), make(map[uint64]*Stream)
 	c.answers = make(map[uint64]uint64)
 	c.urgent, c.bulk = queue{}, queue{}
-	c.blocked, c.waiting, c.chores, c.lazy, c.announce = nil, nil, nil, nil, nil
+	c.blocked, c.chores, c.lazy, c.announce = nil, nil, nil, nil
 	c.windowDue, c.ackFlush, c.ackAt = false, false, time.Time{}
 	c.sentSum, c.recvSum, c.consumed, c.heard = 0, 0, 0, 0
 	c.peerWindow, c.peerStream, c.peerStreams = wire.DefaultSessionWindow, wire.DefaultStreamWindow, wire.DefaultMaxStreams
-	c.advertised = sessionWindow
+	c.advertised, c.scarce, c.grown = sessionWindow, false, 0
 	c.unsent, c.stored, c.gaps = 0, 0, 0
 	c.localOpen, c.peerOpen, c.large = 0, 0, 0
 	c.nextID, c.peerNext = 1, 2
@@ -305,36 +323,67 @@ func (c *core) roundTrip() time.Duration {
 	return best
 }
 
-// full reports whether s must wait for the session's space.
+// share is the most that a stream may have queued now, beside one chunk.
+func (c *core) share() int { return max(0, min(maxUnsent, (maxSessionUnsent-c.unsent)/4)) }
+
+// full reports whether s must wait for space: its own, or the session's while
+// there is no carrier.
 func (c *core) full(s *Stream) bool {
 	if c.open == 0 && c.stored >= maxOffline && (!c.client || s.unsent > 0) {
 		return true
 	}
-	return c.unsent >= maxSessionUnsent && s.unsent > 0
+	return s.unsent > 0 && s.unsent >= c.share()
 }
 
-// freed wakes writers when there is space again.
+// freed wakes writers that waited because there was no carrier, when there is
+// space again. With one, a stream's writer waits for its own stream to move.
 func (c *core) freed() {
-	if len(c.waiting) == 0 || c.unsent >= maxSessionUnsent/2 || c.open == 0 && c.stored >= maxOffline/2 {
-		return
+	if c.open == 0 && c.stored < maxOffline/2 {
+		c.wakeWriters()
 	}
-	c.wakeWriters()
 }
 
 func (c *core) wakeWriters() {
-	for _, s := range c.waiting {
-		s.waiting = false
-		s.wcond.Broadcast()
+	for s := range c.all {
+		if s.waiting {
+			s.wcond.Broadcast()
+		}
 	}
-	c.waiting = c.waiting[:0]
 }
 
-// consume moves the session window.
+// consume moves the session window. It is said when a quarter of it was read, or
+// as much as the peer has left, which is less if there are streams that nobody
+// reads.
 func (c *core) consume(n uint64) {
 	c.consumed += n
-	if c.consumed+sessionWindow-c.advertised >= sessionWindow/2 && !c.windowDue {
+	raise, left := c.consumed+sessionWindow-c.advertised, c.advertised-c.recvSum
+	switch {
+	case c.windowDue || raise == 0:
+	case raise >= sessionWindow/4 || raise >= max(left, initialWindow):
 		c.windowDue = true
 		c.wake()
+	case c.scarce:
+		c.windowDue = true
+		c.schedule(ackDelay)
+	}
+}
+
+// gauge notes whether little is left of the session window. From then on the
+// peer hears soon of everything that is read: it holds back streams that seem
+// unread, and must learn which are not.
+func (c *core) gauge() {
+	left := c.advertised - c.recvSum
+	switch {
+	case c.scarce && left >= enoughWindow:
+		c.scarce = false
+	case !c.scarce && left < scarceWindow:
+		c.scarce = true
+		c.consume(0)
+		for s := range c.all {
+			if s.named && s.raised() > 0 {
+				s.ackLater()
+			}
+		}
 	}
 }
 
@@ -505,6 +554,7 @@ func (c *core) handle(a *attachment, b []byte, from *buffer) error {
 	return nil
 }
 
+// unblock lets the streams try again that the session window held back.
 func (c *core) unblock() {
 	blocked := c.blocked
 	c.blocked = nil

@@ -94,7 +94,7 @@ type Stream struct {
 	queued        bool
 	chore, lazy   bool
 	blocked       bool // waits for the session window
-	waiting       bool // a writer waits for the session's space
+	waiting       bool // a writer waits for space
 	ackDue, query bool
 
 	// Receiving.
@@ -359,20 +359,48 @@ func (s *Stream) consume(n int) {
 	}
 	s.consumed += uint64(n)
 	c.consume(uint64(n))
+	if s.finalKnown && s.consumed == s.final {
+		s.shrink()
+	}
 	if s.gone || s.recvDone || s.finalKnown {
 		return
 	}
-	if s.consumed+s.window-s.advertised < s.window/2 {
+	if r := s.raised(); r < s.window/2 {
+		switch {
+		case !c.scarce || r == 0:
+		case r >= max(minUnread, (c.advertised-c.recvSum)/maxUnread)/2: // half of what the peer lets be unread
+			s.ackNow()
+		default:
+			s.ackLater()
+		}
 		return
 	}
 	// Half the window was read since the peer last heard. If that took less than
 	// two round trips, the window limits the stream: DESIGN section 6.
 	now := time.Now()
-	if !s.tuned.IsZero() && now.Sub(s.tuned) < 2*c.roundTrip() {
-		s.window = min(2*s.window, maxWindow)
+	if more := min(s.window, maxWindow-s.window); !s.tuned.IsZero() && now.Sub(s.tuned) < 2*c.roundTrip() && more <= (maxGrown-c.grown)/2 {
+		s.window += more
+		c.grown += more
 	}
 	s.tuned = now
 	s.ackNow()
+}
+
+// raised is by how much the peer's limit could be raised.
+func (s *Stream) raised() uint64 {
+	if s.gone || s.recvDone || s.finalKnown || s.discard {
+		return 0
+	}
+	return max(s.consumed+s.window, s.advertised) - s.advertised
+}
+
+// shrink gives back what the window grew by, once nothing more can come that
+// nobody has read. c.mu is held.
+func (s *Stream) shrink() {
+	if s.epoch == s.c.epoch {
+		s.c.grown -= s.window - initialWindow
+	}
+	s.window = initialWindow
 }
 
 // writable waits until the stream takes more. c.mu is held.
@@ -390,16 +418,12 @@ func (s *Stream) writable() error {
 			return s.werr
 		case s.wdead.passed():
 			return os.ErrDeadlineExceeded
-		case s.unsent >= maxUnsent:
-		case c.full(s):
-			if !s.waiting {
-				s.waiting = true
-				c.waiting = append(c.waiting, s)
-			}
-		default:
+		case !c.full(s):
 			return nil
 		}
+		s.waiting = true
 		s.wcond.Wait()
+		s.waiting = false
 	}
 }
 
@@ -422,7 +446,7 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 			return n, nil
 		}
 		s.ensureReply()
-		m := s.push(p, maxUnsent)
+		m := s.push(p, max(bigBuffer, c.share()-s.unsent))
 		n += m
 		p = p[m:]
 	}
@@ -651,6 +675,7 @@ func (s *Stream) drop() {
 	s.dropGaps()
 	if !s.discard {
 		s.discard = true
+		s.shrink()
 		if s.epoch == c.epoch {
 			c.consume(s.high - s.consumed)
 		}
@@ -764,7 +789,7 @@ func (s *Stream) take(a *attachment) *chunk {
 	if ch.off+n > s.limit {
 		return nil
 	}
-	if c.sentSum+n > c.peerWindow {
+	if c.sentSum+n > c.peerWindow || s.greedy(n) {
 		s.blocked = true
 		c.blocked = append(c.blocked, s)
 		return nil
@@ -777,15 +802,22 @@ func (s *Stream) take(a *attachment) *chunk {
 	s.sent = ch.off + n
 	c.sentSum += n
 	c.up += n
-	was := s.unsent
 	s.unsent -= int(n)
 	c.unsent -= int(n)
-	if was >= maxUnsent/2 && s.unsent < maxUnsent/2 {
+	if s.waiting && s.unsent <= c.share()/2 {
 		s.wcond.Broadcast()
 	}
-	c.freed()
 	c.carry(ch, a)
 	return ch
+}
+
+// greedy reports whether n more bytes would leave too little of the session
+// window to others. What may be unread at the peer is taken to be what lies in
+// the last first-window below the limit: windows that grew are the receiver's to
+// bound.
+func (s *Stream) greedy(n uint64) bool {
+	unread := s.sent + n - min(s.limit-initialWindow, s.sent+n)
+	return n > 0 && s.kind != kindControl && unread > minUnread && unread > (s.c.peerWindow-s.c.sentSum)/maxUnread
 }
 
 // gotAck frees what the peer has, and moves the window.
@@ -818,6 +850,10 @@ func (s *Stream) gotAck(up, limit uint64) error {
 	}
 	if limit > s.limit {
 		s.limit = min(limit, wire.MaxVarint)
+		if s.blocked {
+			s.blocked = false
+			c.blocked = slices.DeleteFunc(c.blocked, func(b *Stream) bool { return b == s })
+		}
 	}
 	c.freed()
 	c.ready(s)
@@ -900,6 +936,7 @@ func (s *Stream) seen(end uint64) error {
 	if s.c.recvSum += d; s.c.recvSum > s.c.advertised {
 		return violation("session window exceeded")
 	}
+	s.c.gauge()
 	return nil
 }
 
