@@ -13,7 +13,11 @@ import (
 type Client struct {
 	// Listen is where the local proxy and dashboard listen, a loopback address;
 	// port 0 takes a free one.
-	Listen   netip.AddrPort
+	Listen netip.AddrPort
+	// User and Password are demanded of programs that use the proxy; both have
+	// 1..255 bytes, or both are empty and nothing is demanded.
+	User     string
+	Password Secret
 	Policy   Policy
 	LogLevel slog.Level
 }
@@ -31,8 +35,8 @@ const (
 type clientFile struct {
 	Local struct {
 		Listen     string `toml:"listen"`
-		User       later  `toml:"user"`
-		Password   later  `toml:"password"`
+		User       string `toml:"user"`
+		Password   string `toml:"password"`
 		RandomPort later  `toml:"random-port"`
 		Programs   later  `toml:"programs"` // who may connect
 	} `toml:"local"`
@@ -78,6 +82,8 @@ func ParseClient(file string, data []byte) (Client, error) {
 	if c.Listen, err = ParseListen(f.Local.Listen); err != nil {
 		d.fault("local.listen", err.Error(), `write listen = "127.0.0.1:1080", or "auto" for a free port`)
 	}
+	d.password(f.Local.User, f.Local.Password)
+	c.User, c.Password = f.Local.User, Secret(f.Local.Password)
 	switch p := Policy(f.Rotation.Policy); p {
 	case PolicyAuto, PolicySingle:
 		c.Policy = p

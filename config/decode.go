@@ -41,6 +41,9 @@ func decode(file string, data []byte, out any) *decoder {
 		fault := &Error{File: file, Reason: err.Error(), Hint: "settings look like: key = \"value\", under a [table]"}
 		if parse, ok := errors.AsType[toml.ParseError](err); ok {
 			fault.Line, fault.Reason = parse.Position.Line, parse.Message
+			if isSecretLine(data, fault.Line) { // the message would quote it
+				fault.Reason = "want text in quotes"
+			}
 		}
 		d.errors = append(d.errors, fault)
 		return d

@@ -69,7 +69,7 @@ func TestFixturesSetEveryField(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Client{netip.MustParseAddrPort("[::1]:2080"), PolicySingle, slog.LevelDebug}); c != want {
+	if want := (Client{netip.MustParseAddrPort("[::1]:2080"), "anna", "over every border: 42", PolicySingle, slog.LevelDebug}); c != want {
 		t.Errorf("got %+v, want %+v", c, want)
 	}
 	r, err := ParseRelay("relayd.toml", readFixture(t, "relayd.toml"))
@@ -100,7 +100,7 @@ func TestFixturesSetEveryField(t *testing.T) {
 
 func TestDefaults(t *testing.T) {
 	c := DefaultClient()
-	if want := (Client{netip.MustParseAddrPort("127.0.0.1:1080"), PolicyAuto, slog.LevelInfo}); c != want {
+	if want := (Client{netip.MustParseAddrPort("127.0.0.1:1080"), "", "", PolicyAuto, slog.LevelInfo}); c != want {
 		t.Errorf("client: got %+v, want %+v", c, want)
 	}
 	r, err := ParseRelay("relayd.toml", []byte("[relay]\naddress = \"198.51.100.7:443\"\ncover = \"www.example.org:443\"\n"))
@@ -196,7 +196,13 @@ func TestFaults(t *testing.T) {
 		{"[rotation]\npolicy = \"bond\"", `"bond" is not available yet`, "auto"},
 		{"[rotation]\npolicy = \"budget\"", `"budget" is not available yet`, "auto"},
 		{"[rotation]\npolicy = \"Auto\"", `"Auto" is no policy`, "single"},
-		{"[local]\npassword = \"x\"", "local.password: not available yet", "remove"},
+		{"[local]\npassword = \"x\"", ":2: local.password: stands without a user", "user ="},
+		{"[local]\nuser = \"x\"", ":2: local.user: stands without a password", "password ="},
+		{"[local]\nuser = \"a:b\"\npassword = \"x\"", ":2: local.user: has a colon", "without"},
+		{"[local]\nuser = \"" + strings.Repeat("u", 256) + "\"\npassword = \"x\"", ":2: local.user: is longer than 255 bytes", "shorter"},
+		{"[local]\nuser = \"u\"\npassword = \"" + strings.Repeat("x", 256) + "\"", ":3: local.password: is longer than 255 bytes", "shorter"},
+		{"[local]\nuser = \"u\"\npassword = \"a\\nb\"", ":3: local.password: has a control character", "without"},
+		{"[local]\nuser = \"u\"\npassword = 1234", ":3: local.password: want text in quotes, got a number", "password ="},
 		{"[local]\nrandom-port = true", "local.random-port: not available yet", "remove"},
 		{"[look]\nlearn = true", "look: not available yet", "remove"},
 		{"[log]\nlevel = \"verbose\"", `"verbose" is no level`, "debug"},
