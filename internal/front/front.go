@@ -3,10 +3,10 @@
 //
 // The first byte of a connection tells what it speaks. 0x05 is SOCKS5
 // (RFC 1928); its requests and authentication are parsed by armon/go-socks5,
-// everything else is done here. 0x04 is SOCKS4 and is refused in its own words.
-// A letter begins an HTTP request: CONNECT opens a tunnel, a request with an
+// everything else is done here, UDP ASSOCIATE too. 0x04 is SOCKS4 or 4a, CONNECT
+// only. A letter begins an HTTP request: CONNECT opens a tunnel, a request with an
 // absolute URL is forwarded, and a request for the port's own address gets the
-// status page. Whatever an application asks for, it gets through the one
+// status page or, at /proxy.pac, the automatic configuration of browsers. Whatever an application asks for, it gets through the one
 // [flow.Opener] of [Config], names unresolved; nothing ever goes direct.
 //
 // Answers are true: an application hears "connected" when the destination was
@@ -17,7 +17,8 @@
 // Every program on the machine can reach the port, and so can every web page in
 // the resident's browser. Therefore time, memory and the number of connections
 // are bounded, and the status page, which would betray the relays, wants a
-// secret that is new in every run, the right Host, and no foreign Origin.
+// secret that is new in every run, the right Host, and no foreign Origin. A user
+// and password may be demanded of programs (RFC 1929, RFC 7617).
 package front
 
 import (
@@ -33,8 +34,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/armon/go-socks5"
 
 	"busel/internal/flow"
 )
@@ -70,10 +69,14 @@ type Config struct {
 	// Listen is host:port with a loopback address or "localhost"; "auto" takes a
 	// free port on 127.0.0.1. Empty means DefaultListen.
 	Listen string
-	// Public permits addresses that other machines can reach. There is no
-	// password yet: whoever reaches the port uses the relay.
+	// Public permits addresses that other machines can reach. Whoever reaches
+	// the port, and says the password if there is one, uses the relay.
 	Public bool
-	Opener flow.Opener
+	// User and Password are demanded of every program that asks for something;
+	// 1..255 bytes each, or both empty: nothing is demanded. SOCKS4, which has
+	// no password, is then rejected. Front keeps only their hashes.
+	User, Password string
+	Opener         flow.Opener
 	// Status is called for every view of the status page. nil: an empty status.
 	Status         func() Status
 	Logger         *slog.Logger  // nil: silence
@@ -91,8 +94,9 @@ type Front struct {
 	connectTimeout time.Duration
 	maxConns       int
 	secret         string
-	auth           []socks5.Authenticator // by preference
+	password       *password // nil: none is demanded
 	reached        *reached
+	associations   chan struct{} // one element for each that is open
 	firstByte      time.Duration // until the first byte
 	request        time.Duration // from there to the end of the request's head
 
@@ -107,7 +111,8 @@ type Front struct {
 }
 
 // New returns a proxy that does not listen yet. It fails if the listen address
-// is malformed, or reachable from other machines without Config.Public.
+// is malformed, or reachable from other machines without Config.Public, and if
+// user or password is missing or too long.
 func New(c Config) (*Front, error) {
 	listen, err := parseListen(c.Listen)
 	if err != nil {
@@ -119,6 +124,10 @@ func New(c Config) (*Front, error) {
 	if c.Opener == nil {
 		return nil, errors.New("a proxy needs an opener")
 	}
+	password, err := newPassword(c.User, c.Password)
+	if err != nil {
+		return nil, err
+	}
 	f := &Front{
 		opener:         c.Opener,
 		status:         c.Status,
@@ -127,8 +136,9 @@ func New(c Config) (*Front, error) {
 		connectTimeout: c.ConnectTimeout,
 		maxConns:       c.MaxConns,
 		secret:         rand.Text(),
-		auth:           []socks5.Authenticator{socks5.NoAuthAuthenticator{}},
+		password:       password,
 		reached:        newReached(),
+		associations:   make(chan struct{}, maxAssociations),
 		firstByte:      10 * time.Second,
 		request:        30 * time.Second,
 		open:           map[*conn]struct{}{},
@@ -343,7 +353,7 @@ func (f *Front) serve(ctx context.Context, c *conn, web *handoff) {
 		f.serveSOCKS5(ctx, c)
 	case b == socksVersion4:
 		defer c.Close()
-		f.refuseSOCKS4(c)
+		f.serveSOCKS4(ctx, c)
 	case 'A' <= b && b <= 'Z' || 'a' <= b && b <= 'z':
 		_ = c.SetDeadline(time.Time{}) // the web server sets its own
 		c.first = first[:]

@@ -261,7 +261,6 @@ func TestSOCKS5Refusals(t *testing.T) {
 		{"name with a line break", []byte{5, 1, 0, 3, 3, 'a', '\n', 'b', 0, 80}, reply(flow.AddressNotSupported)},
 		{"unknown address type", []byte{5, 1, 0, 2, 0, 0}, reply(flow.AddressNotSupported)},
 		{"bind", mustAddr(t, "127.0.0.1", 80).Append([]byte{5, 2, 0}), reply(flow.CommandNotSupported)},
-		{"udp associate", mustAddr(t, "0.0.0.0", 0).Append([]byte{5, 3, 0}), reply(flow.CommandNotSupported)},
 		{"unknown command", mustAddr(t, "127.0.0.1", 80).Append([]byte{5, 9, 0}), reply(flow.CommandNotSupported)},
 		{"wrong version", []byte{4, 1, 0, 1, 127, 0, 0, 1, 0, 80}, reply(flow.GeneralFailure)},
 		{"itself", flow.AddrFrom(f.Addr()).Append([]byte{5, 1, 0}), reply(flow.NotAllowed)},
@@ -287,11 +286,6 @@ func TestSOCKS5Refusals(t *testing.T) {
 		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
 			t.Fatalf("want the end, got %v", err)
 		}
-	})
-	t.Run("socks4", func(t *testing.T) {
-		c := dial(t, f)
-		send(t, c, 4, 1, 0, 80, 127, 0, 0, 1, 'm', 'e', 0)
-		expect(t, c, 0, 0x5b, 0, 0, 0, 0, 0, 0)
 	})
 }
 

@@ -34,6 +34,8 @@ func (f *Front) newServer(ctx context.Context, transport http.RoundTripper) *htt
 				f.asked(c)
 			}
 			switch {
+			case (r.Method == http.MethodConnect || r.URL.IsAbs()) && !f.mayProxy(r):
+				demandPassword(w, r)
 			case r.Method == http.MethodConnect:
 				f.serveConnect(ctx, w, r)
 			case r.URL.IsAbs():

@@ -106,6 +106,7 @@ func TestSlowPrograms(t *testing.T) {
 	f := run(t, Config{}, func(f *Front) { f.firstByte, f.request = 50*time.Millisecond, 100*time.Millisecond })
 	for _, said := range []string{
 		"", "\x05", "\x05\x01", "\x05\x01\x00\x05\x01", "\x05\x01\x00\x05\x01\x00\x03\xff",
+		"\x04", "\x04\x01\x00\x50\x08\x08\x08\x08me", "\x04\x01\x00\x50\x00\x00\x00\x01\x00site",
 		"G", "GET / HTTP/1.1\r\nHost:", "CONNECT a:1 HTTP/1.1\r\n", strings.Repeat("A", 100),
 	} {
 		t.Run(strconv.Quote(said[:min(len(said), 10)]), func(t *testing.T) {
@@ -133,6 +134,7 @@ func TestGarbage(t *testing.T) {
 	f := run(t, Config{}, nil)
 	for _, tt := range []struct{ name, said, want string }{
 		{"TLS", "\x16\x03\x01\x02\x00\x01\x00", ""},
+		{"SOCKS4 without an end", "\x04" + strings.Repeat("\x01", 100_000), "\x00\x5b\x00\x00\x00\x00\x00\x00"},
 		{"zeros", strings.Repeat("\x00", 100_000), ""},
 		{"HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1 403"},
 		{"no HTTP", "HELO mail.example\r\n\r\n", "HTTP/1.1 400"},
@@ -235,7 +237,7 @@ func TestDescriptorsReturn(t *testing.T) {
 		"\x05\x01\x00\x05\x01\x00\x01\x08\x08\x08\x08\x00\x50",
 		"CONNECT 8.8.8.8:80 HTTP/1.1\r\n\r\n",
 		"GET http://8.8.8.8/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-		"\x04\x01", "\xff\xff", "GET / HTTP/1.1\r\nConnection: close\r\nHost: x\r\n\r\n",
+		"\x04\x01\x00\x50\x08\x08\x08\x08\x00", "\x04\x02\x00\x50\x08\x08\x08\x08\x00", "\xff\xff", "GET / HTTP/1.1\r\nConnection: close\r\nHost: x\r\n\r\n",
 	} {
 		for range 50 {
 			c := connect(t, f)

@@ -38,6 +38,7 @@ type pageView struct {
 	Status
 	Style   template.CSS
 	Say     string
+	PAC     string
 	Refresh int
 }
 
@@ -53,7 +54,7 @@ func (f *Front) newOwnPages() http.Handler {
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		s := f.status()
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		view := pageView{s, template.CSS(pageStyle), sentence(s), int(pageRefresh / time.Second)}
+		view := pageView{s, template.CSS(pageStyle), sentence(s), f.PACURL(), int(pageRefresh / time.Second)}
 		if err := page.Execute(w, view); err != nil {
 			f.log.Debug("status page not delivered", "cause", cause(err))
 		}
@@ -75,6 +76,10 @@ func (f *Front) newOwnPages() http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		if r.URL.Path == pacPath && f.isOwnHost(r.Host) && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+			f.servePAC(w)
+			return
+		}
 		if !f.isOwnHost(r.Host) || foreign(r) {
 			forbid(w)
 			return

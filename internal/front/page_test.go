@@ -101,6 +101,10 @@ func TestStatusPage(t *testing.T) {
 			if strings.Contains(body, "r<1>") {
 				t.Error("a relay's name is not escaped")
 			}
+			if !strings.Contains(body, "<code>"+f.PACURL()+"</code>") {
+				t.Error("the page does not say where the automatic configuration is")
+			}
+			body = strings.ReplaceAll(body, f.PACURL(), "")
 			if strings.Contains(body, "http:") || strings.Contains(body, "https:") || strings.Contains(body, "<script") {
 				t.Error("the page refers to something outside")
 			}

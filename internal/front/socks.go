@@ -12,21 +12,23 @@ import (
 	"busel/internal/flow"
 )
 
-// Values of RFC 1928 and of the SOCKS4 protocol that go-socks5 does not export.
+// Values of RFC 1928 that go-socks5 does not export.
 const (
-	socksVersion4  = 4
-	socksVersion5  = 5
-	noAcceptable   = 0xff // RFC 1928, section 3
-	socks4Rejected = 0x5b // "request rejected or failed"
+	socksVersion5 = 5
+	noAcceptable  = 0xff // section 3
 )
 
-var errNoMethod = errors.New("the program offers no authentication method that the proxy knows")
+// Why a negotiation ended.
+var (
+	errNoMethod      = errors.New("the program does not offer the authentication method that the proxy wants")
+	errWrongPassword = errors.New("the program says a wrong user or password")
+)
 
 // serveSOCKS5 negotiates, reads the request and serves it. The version byte has
 // been read; the request's time limit is set on c.
 func (f *Front) serveSOCKS5(ctx context.Context, c *conn) {
-	if err := f.authenticate(c); err != nil {
-		f.log.Debug("SOCKS negotiation ended", "cause", cause(err))
+	if err := f.authenticate(ctx, c); err != nil {
+		f.log.Debug("SOCKS negotiation ended", "cause", negotiationCause(err))
 		return
 	}
 	head := &headReader{r: c}
@@ -43,6 +45,9 @@ func (f *Front) serveSOCKS5(ctx context.Context, c *conn) {
 	f.asked(c)
 	dst, err := destination(req.DestAddr)
 	switch {
+	case req.Command == socks5.AssociateCommand:
+		f.serveAssociate(ctx, c, dst) // its address is a hint, and may be none
+		return
 	case req.Command != socks5.ConnectCommand:
 		f.refuseSOCKS5(c, flow.CommandNotSupported)
 		return
@@ -58,8 +63,9 @@ func (f *Front) serveSOCKS5(ctx context.Context, c *conn) {
 	})
 }
 
-// authenticate agrees on a method (RFC 1928, section 3) and carries it out.
-func (f *Front) authenticate(c *conn) error {
+// authenticate agrees on a method (RFC 1928, section 3) and carries it out. If a
+// password is set no other method will do.
+func (f *Front) authenticate(ctx context.Context, c *conn) error {
 	var n [1]byte
 	if _, err := io.ReadFull(c, n[:]); err != nil {
 		return err
@@ -68,15 +74,31 @@ func (f *Front) authenticate(c *conn) error {
 	if _, err := io.ReadFull(c, methods); err != nil {
 		return err
 	}
-	for _, a := range f.auth {
-		if slices.Contains(methods, a.GetCode()) {
-			_, err := a.Authenticate(c, c)
-			return err
+	var method socks5.Authenticator = socks5.NoAuthAuthenticator{}
+	if f.password != nil {
+		method = socks5.UserPassAuthenticator{Credentials: login{ctx, f.password}}
+	}
+	if slices.Contains(methods, method.GetCode()) {
+		_, err := method.Authenticate(c, c)
+		if errors.Is(err, socks5.UserAuthFailed) {
+			c.lingering.Store(true) // the program must hear it
+			return errWrongPassword
 		}
+		return err
 	}
 	c.lingering.Store(true)
 	_, err := c.Write([]byte{socksVersion5, noAcceptable})
 	return errors.Join(errNoMethod, err)
+}
+
+// negotiationCause keeps our own words and the system's.
+func negotiationCause(err error) error {
+	for _, own := range []error{errNoMethod, errWrongPassword} {
+		if errors.Is(err, own) {
+			return own
+		}
+	}
+	return cause(err)
 }
 
 // destination turns go-socks5's address into ours. Names stay names.
@@ -96,15 +118,12 @@ func (f *Front) refuseSOCKS5(c *conn, code flow.Code) {
 // replySOCKS5 answers a request. The bound address is left empty: it is the
 // relay's, and no application needs it for CONNECT.
 func replySOCKS5(c *conn, code flow.Code) error {
-	_, err := c.Write(flow.Addr{}.Append([]byte{socksVersion5, byte(code), 0}))
-	return err
+	return replyBoundSOCKS5(c, code, flow.Addr{})
 }
 
-// refuseSOCKS4 answers a SOCKS4 or 4a request: rejected.
-func (f *Front) refuseSOCKS4(c *conn) {
-	c.lingering.Store(true)
-	f.log.Debug("a program speaks SOCKS4 to the proxy; it must use SOCKS5")
-	_, _ = c.Write([]byte{0, socks4Rejected, 0, 0, 0, 0, 0, 0}) // the connection ends either way
+func replyBoundSOCKS5(c *conn, code flow.Code, bound flow.Addr) error {
+	_, err := c.Write(bound.Append([]byte{socksVersion5, byte(code), 0}))
+	return err
 }
 
 // socksCode is the reply code for how an opening ended.
