@@ -53,13 +53,18 @@ the proxy reach everything through a relay; nothing ever goes around it.`,
 	}
 }
 
-// settings reads client.toml, which need not be there.
+// settings reads client.toml, which need not be there. If it holds a password,
+// nobody else may read it.
 func settings(dir *state.Dir) (config.Client, error) {
 	data, err := dir.Read(state.ClientFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return config.Client{}, err
 	}
-	return config.ParseClient(state.ClientFile, data)
+	set, err := config.ParseClient(state.ClientFile, data)
+	if err == nil && set.Password != "" {
+		_, err = dir.ReadSecret(state.ClientFile) // refuses a file that others can read
+	}
+	return set, err
 }
 
 func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) error {
@@ -81,7 +86,10 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 		s.Listen = local.Addr().String()
 		return s
 	}
-	local, err := front.New(front.Config{Listen: set.Listen.String(), Opener: rel, Status: status, Logger: log})
+	local, err := front.New(front.Config{
+		Listen: set.Listen.String(), User: set.User, Password: string(set.Password),
+		Opener: rel, Status: status, Logger: log,
+	})
 	if err != nil {
 		return err
 	}
@@ -100,7 +108,8 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 		}
 		return nil, fmt.Errorf("unknown request %q", r.Op)
 	}}
-	fmt.Fprintf(std.Out, "The proxy for SOCKS5 and HTTP is on %s\nStatus page: %s\n", local.Addr(), local.URL())
+	fmt.Fprintf(std.Out, "The proxy for SOCKS5 and HTTP is on %s\nStatus page: %s\nAutomatic configuration for browsers: %s\n",
+		local.Addr(), local.URL(), local.PACURL())
 	if len(rel.group()) == 0 {
 		fmt.Fprintln(std.Out, "There is no relay yet. Take an invite with: client add INVITE")
 	}
