@@ -417,6 +417,7 @@ func TestGate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g := gate{news: make(chan struct{}, 1)}
+				g.finished()
 				begin := time.Now()
 				go func() {
 					for _, s := range c.says {
@@ -443,6 +444,7 @@ func TestGate(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		g := gate{news: make(chan struct{}, 1)}
+		g.finished()
 		dead := make(chan struct{})
 		go func() { time.Sleep(time.Minute); close(dead) }()
 		if g.wait(true, time.Time{}, dead) {

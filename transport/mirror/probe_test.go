@@ -82,3 +82,82 @@ func TestRebuiltHello(t *testing.T) {
 		t.Errorf("the prober is taken for a client: %+v, before %+v", st, before)
 	}
 }
+
+// TestReplayGetsNoProof plays a prober who replays a whole ClientHello to the
+// relay of a borrowed cover, and a record of nonsense before the cover's flight is
+// through. What the cover says then only seems to follow a Finished; the
+// prober, who counts records, must not see one more than the cover sent.
+func TestReplayGetsNoProof(t *testing.T) {
+	s := goSite(t, nil)
+	genuine := startRelay(t, s, func(c *ListenerConfig) { c.Cover.Borrowed = true })
+	hello, flight := genuine.recordedHello(t, func(c *DialerConfig) { c.Proof = true })
+	first := headerLen + int(binary.BigEndian.Uint16(flight[3:])) // ServerHello
+	rest := append([]byte{recordData, 3, 3, 0, 100}, make([]byte, 100)...)
+	alert := append([]byte{recordData, 3, 3, 0, 19}, make([]byte, 19)...)
+	nonsense := append([]byte{recordData, 3, 3, 0, 53}, make([]byte, 53)...)
+	for name, c := range map[string]struct {
+		said    []byte
+		refuses bool // the cover, as it does when a record was whole
+	}{
+		"half a record":  {nonsense[:20], false},
+		"a whole record": {nonsense, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			done := make(chan struct{})
+			want := append(bytes.Clone(flight[:first]), rest...)
+			if c.refuses {
+				want = append(want, alert...)
+			}
+			go func() { // the cover, far away
+				defer close(done)
+				cover, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				defer cover.Close()
+				if _, err := io.ReadFull(cover, make([]byte, len(hello))); err != nil {
+					return
+				}
+				time.Sleep(60 * time.Millisecond) // the network's, not a wait
+				_, _ = cover.Write(flight[:first])
+				_, _ = io.ReadFull(cover, make([]byte, len(c.said)))
+				_, _ = cover.Write(rest) // it was under way
+				if c.refuses {
+					time.Sleep(60 * time.Millisecond)
+					_, _ = cover.Write(alert)
+					return
+				}
+				_, _ = io.Copy(io.Discard, cover)
+			}()
+			far := *s
+			far.addr = ln.Addr().String()
+			r := startRelay(t, &far, func(c *ListenerConfig) { c.Cover.Borrowed, c.Key = true, genuine.key })
+			conn, err := net.Dial("tcp", r.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = conn.Write(hello)
+			_ = conn.SetReadDeadline(time.Now().Add(patience))
+			got := make([]byte, first)
+			if _, err := io.ReadFull(conn, got); err != nil {
+				t.Fatal(err)
+			}
+			_, _ = conn.Write(c.said)
+			_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+			more, _ := io.ReadAll(conn)
+			if got = append(got, more...); !bytes.Equal(got, want) {
+				t.Errorf("the cover sent %d bytes, the prober got %d", len(want), len(got))
+			}
+			if st := r.Stats(); st.Candidates != 1 || st.CovertOut != 0 {
+				t.Errorf("stats %+v", st)
+			}
+			conn.Close()
+			<-done
+		})
+	}
+}

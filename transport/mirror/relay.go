@@ -45,6 +45,10 @@ const (
 	maxBuffer = 256 << 10
 )
 
+// proofSlack is what a cover may take, beyond two round trips, to refuse a false
+// Finished before the proof is inserted.
+const proofSlack = 50 * time.Millisecond
+
 // proofAfter is how long the cover's record must at least be that the proof
 // follows: longer than an alert, so that nobody who could not finish the
 // handshake ever sees a proof.
@@ -71,14 +75,13 @@ type link struct {
 	hello clientHello
 	es    []byte
 
-	*ending  // of the carrier, if there is one
-	closing  atomic.Bool
-	finished atomic.Bool // the client's Finished began to pass
-	in       inbox
-	out      outbox
-	up       lane
-	keyed    atomic.Bool // up.aead is set
-	closer   atomic.Pointer[time.Timer]
+	*ending // of the carrier, if there is one
+	closing atomic.Bool
+	in      inbox
+	out     outbox
+	up      lane
+	keyed   atomic.Bool // up.aead is set
+	closer  atomic.Pointer[time.Timer]
 
 	upEOF, downEOF atomic.Bool
 	coverReset     atomic.Bool // a write to the cover failed
@@ -89,6 +92,9 @@ type link struct {
 // gate keeps what rule 5 asks about the cover.
 type gate struct {
 	mu    sync.Mutex
+	asked time.Time     // when the ClientHello was whole
+	first time.Time     // when the cover first answered it
+	done  time.Time     // when what may be the client's Finished had passed whole
 	last  time.Time     // when the cover last sent something
 	size  int           // length of a cover's record after the Finished
 	ready bool          // a record followed the Finished
@@ -96,9 +102,13 @@ type gate struct {
 	news  chan struct{} // capacity 1: ready or long became true
 }
 
+// record notes a record of the cover.
 func (g *gate) record(size int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.done.IsZero() {
+		return
+	}
 	g.ready = true
 	if size >= proofAfter && !g.long {
 		g.long = true
@@ -110,10 +120,39 @@ func (g *gate) record(size int) {
 	}
 }
 
+// active notes that the cover sent something.
 func (g *gate) active(now time.Time) {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.last = now
-	g.mu.Unlock()
+	if g.first.IsZero() && !g.asked.IsZero() {
+		g.first = now
+	}
+}
+
+// greeted notes a whole ClientHello.
+func (g *gate) greeted() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.asked = time.Now()
+}
+
+// finished notes the client's first encrypted record.
+func (g *gate) finished() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.done.IsZero() {
+		g.done = time.Now()
+	}
+}
+
+// believed is when a cover that has not ended the connection has taken the
+// client's Finished for good: whoever replays a ClientHello can send nonsense
+// while the cover's flight is under way, and part of that then follows it.
+func (g *gate) believed() time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.done.Add(2*g.first.Sub(g.asked) + proofSlack)
 }
 
 // wait blocks until the gate is open: a record passed, a long one if asked for,
@@ -258,9 +297,9 @@ func (k *link) runUp() {
 	buf := make([]byte, helloBuffer)
 	var msgs messages
 	sc := scanner{want: k.wantUp}
-	sc.began = func(typ byte, _ int) {
+	sc.ended = func(typ byte) {
 		if typ == recordData && k.secrets.Load() != nil {
-			k.finished.Store(true)
+			k.gate.finished()
 		}
 	}
 	for k.mode.Load() == undecided {
@@ -303,6 +342,7 @@ func (k *link) runUp() {
 // decide is called once, before the last byte of the ClientHello passes.
 func (k *link) decide(known bool) {
 	if known {
+		k.gate.greeted()
 		k.l.stats.candidates.Add(1)
 		k.mode.Store(candidate)
 	} else {
@@ -509,11 +549,7 @@ func (k *link) runDown() {
 		holding bool // the turn, because a genuine record has not passed whole
 		tr      tracker
 	)
-	tr.began = func(_ byte, size int) {
-		if k.finished.Load() {
-			k.gate.record(size + headerLen)
-		}
-	}
+	tr.began = func(_ byte, size int) { k.gate.record(size + headerLen) }
 	defer func() {
 		if holding {
 			k.out.turn.give()
@@ -602,6 +638,16 @@ func (k *link) downEnds(err error, holding *bool) {
 // prove inserts the relay's proof (a borrowed cover only).
 func (k *link) prove() {
 	if !k.gate.wait(true, time.Time{}, k.dead) {
+		return
+	}
+	t := time.NewTimer(time.Until(k.gate.believed()))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-k.dead:
+		return
+	}
+	if !k.gate.wait(true, time.Time{}, k.dead) { // for the cover's silence
 		return
 	}
 	s := k.secrets.Load()

@@ -9,9 +9,11 @@ type tracker struct {
 	hdr  [headerLen]byte
 	nHdr int // bytes of the header that passed
 	left int // bytes of the body that are still to pass
+	typ  byte
 	// began is called with the type and body length of each record whose header
-	// passed.
+	// passed, ended with the type of each that passed whole; both may be nil.
 	began func(typ byte, size int)
+	ended func(typ byte)
 }
 
 // boundary reports whether the bytes passed so far end with a record.
@@ -24,6 +26,9 @@ func (t *tracker) pass(b []byte) {
 			n := min(t.left, len(b))
 			t.left -= n
 			b = b[n:]
+			if t.left == 0 && t.ended != nil {
+				t.ended(t.typ)
+			}
 			continue
 		}
 		n := copy(t.hdr[t.nHdr:], b)
@@ -31,6 +36,7 @@ func (t *tracker) pass(b []byte) {
 		b = b[n:]
 		if t.nHdr == headerLen {
 			t.nHdr = 0
+			t.typ = t.hdr[0]
 			t.left = int(binary.BigEndian.Uint16(t.hdr[3:]))
 			if t.began != nil {
 				t.began(t.hdr[0], t.left)
