@@ -537,6 +537,7 @@ func (c *core) readLoop(a *attachment) {
 		a.lastRecv = time.Now()
 		a.down += uint64(n)
 		a.suspect = false
+		c.unheard = c.unheard && a.epoch != c.epoch
 		if c.client {
 			c.supersede(a)
 		}

@@ -173,7 +173,7 @@ func (cl *Client) restart(a *attachment, cause error) {
 	stored := 0
 	c.epoch++
 	c.begin()
-	c.flows = flows
+	c.flows, c.unheard = flows, a != nil
 	cl.key = nil
 	if a != nil {
 		a.epoch = c.epoch
@@ -357,9 +357,19 @@ func (cl *Client) Offer() *Offer {
 	o := &Offer{cl: cl, a: c.newAttachment(cl.nextN), epoch: c.epoch, attached: make(chan struct{})}
 	o.hello = wire.Hello{
 		Cipher: cl.cfg.Cipher, Token: cl.cfg.Token, Secret: cl.secret, Carrier: cl.nextN,
-		// The newest matter most: the relay may still believe in them.
-		Dropped: append([]uint32(nil), cl.gaveUp[max(0, len(cl.gaveUp)-wire.MaxDropped):]...),
 	}
+	if c.unheard {
+		// The relay may answer "unknown session" once more, and what the live
+		// carriers bring it after that would be taken for the next session's.
+		for _, a := range c.atts {
+			if a.live && len(o.hello.Dropped) < wire.MaxDropped {
+				o.hello.Dropped = append(o.hello.Dropped, a.n)
+			}
+		}
+	}
+	// The newest matter most: the relay may still believe in them.
+	most := wire.MaxDropped - len(o.hello.Dropped)
+	o.hello.Dropped = append(o.hello.Dropped, cl.gaveUp[max(0, len(cl.gaveUp)-most):]...)
 	cl.nextN++
 	if cl.established {
 		o.hello.Mode = wire.ModeResume

@@ -120,12 +120,15 @@ type core struct {
 	client bool
 	log    *slog.Logger
 	pools  pools
-	epoch  int   // how often the session began anew
-	ended  error // set for ever
-	bye    *wire.Frame
-	done   chan struct{} // closed with ended
-	kicked chan struct{} // tells Run that a timer moved
-	after  []func()      // to do once the mutex is free
+	epoch  int // how often the session began anew
+	// unheard: a client's session began anew since the relay did not know it, and
+	// nothing has come on its carriers yet.
+	unheard bool
+	ended   error // set for ever
+	bye     *wire.Frame
+	done    chan struct{} // closed with ended
+	kicked  chan struct{} // tells Run that a timer moved
+	after   []func()      // to do once the mutex is free
 
 	onStream  func(s *Stream, dst flow.Addr)
 	onFlow    func(p *packets)
@@ -746,9 +749,9 @@ func (c *core) finishSession(err error, code uint64, revoked uint64, text string
 		p.end(err)
 	}
 	for _, a := range slices.Clone(c.atts) {
-		if a.live {
+		if a.live && a.proven {
 			a.wake()
-		} else {
+		} else { // rule 7: not a word to who may only have replayed a hello
 			c.detach(a, err)
 		}
 	}

@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	mrand "math/rand/v2"
@@ -11,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"busel/internal/flow"
+	"busel/internal/session"
 	"busel/internal/wire"
 	tt "busel/transport/transporttest"
 )
@@ -105,4 +108,72 @@ func TestRestarts(t *testing.T) {
 	if well.Load() == 0 || failed.Load() == 0 {
 		t.Error("the schedules test only one of the two")
 	}
+}
+
+// A relay that restarted answers a second hello before it has heard anything on
+// the first one's carrier. The client begins anew, again; what comes late over
+// the first carrier must not become part of the new streams.
+func TestRestartHeardLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(ctx context.Context, s *session.Stream, dst flow.Addr) {
+			defer s.Close()
+			s.Write([]byte(dst.Name + ":"))
+			io.Copy(s, s)
+			s.CloseWrite()
+		})
+		defer w.stop()
+		ask := func(host string) {
+			s := w.open(flow.Addr{Name: host, Port: 1})
+			defer s.Close()
+			s.SetReadDeadline(time.Now().Add(time.Minute))
+			s.Write([]byte(" from " + host))
+			s.CloseWrite()
+			if got, err := io.ReadAll(s); string(got) != host+": from "+host || err != nil {
+				t.Errorf("%s answered %q, %v", host, got, err)
+			}
+		}
+		l0, wait, err := w.dial(plain())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask("before")
+		w.restartRelay()
+		l0.Kill()
+		wait()
+
+		attach := func(l *tt.Link, o *session.Offer, ad *session.Admission, accept *wire.Accept) {
+			w.wg.Go(func() { ad.Attach(w.ctx, l.Carrier(tt.Relay)) })
+			w.wg.Go(func() { o.Attach(w.ctx, l.Carrier(tt.Client), accept) })
+			synctest.Wait()
+		}
+		hello := func() (*session.Offer, *session.Admission, *wire.Accept) {
+			o := w.client.Offer()
+			h, err := wire.ParseHello(o.Hello().Append(nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, known := w.lookup(h)
+			accept, ad := s.Admit(h, known)
+			if accept.Status != wire.StatusUnknownSession {
+				t.Fatalf("status %v", accept.Status)
+			}
+			return o, ad, accept
+		}
+		l1, l2 := tt.NewLink(plain()), tt.NewLink(plain())
+		l1.Freeze(tt.Relay)
+		o1, ad1, accept1 := hello()
+		attach(l1, o1, ad1, accept1)
+		early := w.open(flow.Addr{Name: "early", Port: 1})
+		early.Write([]byte("never to be seen"))
+		synctest.Wait()
+		o2, ad2, accept2 := hello()
+		l1.Thaw(tt.Relay)
+		synctest.Wait()
+		attach(l2, o2, ad2, accept2)
+		ask("late")
+		if _, err := io.ReadAll(early); err == nil {
+			t.Error("a stream of the session before ended well")
+		}
+		early.Close()
+	})
 }

@@ -440,6 +440,29 @@ func TestRuleSeven(t *testing.T) {
 	})
 }
 
+// A relay that ends a session says so on proven carriers only (rule 7).
+func TestRuleSevenBye(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, echo)
+		defer w.stop()
+		h, err := wire.ParseHello(w.client.Offer().Hello().Append(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, known := w.lookup(h)
+		_, ad := s.Admit(h, known)
+		l := tt.NewLink(plain())
+		ended := make(chan error, 1)
+		w.wg.Go(func() { ended <- ad.Attach(w.ctx, l.Carrier(tt.Relay)) })
+		synctest.Wait()
+		s.End(flow.DetailQuota, "used up")
+		<-ended
+		if n := l.Passed(tt.Client); n != 0 {
+			t.Errorf("relay sent %d bytes on an unproven carrier", n)
+		}
+	})
+}
+
 func TestSpareCarriesNoStreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, echo)
