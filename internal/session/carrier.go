@@ -353,7 +353,7 @@ func (a *attachment) fill() bool {
 		a.waiting = now
 		c.tickBy(a.due())
 	}
-	if c.urgent.head != nil || c.bulk.head != nil {
+	if c.urgent.head != nil || c.bulk.head != nil || len(c.chores) > 0 || len(c.outgoing) > 0 {
 		c.wake() // there is more than one batch: let another carrier help
 	}
 	return true

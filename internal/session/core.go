@@ -50,8 +50,9 @@ const (
 	// without company: many small streams would else make the peer store a
 	// session window.
 	maxHeard = 1 << 20
-	// maxGaps bounds the pieces that wait for an earlier one, in all streams.
-	maxGaps = 1 << 14
+	// maxGaps bounds the pieces that wait for an earlier one, in all streams
+	// (docs/PROTOCOL.md, "Limits").
+	maxGaps = 1 << 16
 	// maxAnswers bounds the answers to frames for finished ids.
 	maxAnswers = 2 * maxStreams
 
@@ -616,7 +617,16 @@ func (c *core) progress(s *Stream) error {
 			return violation("FIN on stream 0")
 		}
 		for s.rhead != nil {
-			m, n, err := wire.ParseControl(s.gather(wire.MaxControl + 16))
+			// The head first, so that a message that comes in small pieces, or among
+			// many, is copied once.
+			b := s.gather(wire.MaxControlHeader)
+			if size := wire.ControlLen(b); size > len(b) {
+				if uint64(size) > s.rcvd-s.consumed {
+					return nil
+				}
+				b = s.gather(size)
+			}
+			m, n, err := wire.ParseControl(b)
 			if errors.Is(err, wire.ErrTruncated) {
 				return nil
 			}

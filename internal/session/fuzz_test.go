@@ -3,6 +3,7 @@ package session
 import (
 	"encoding/binary"
 	"errors"
+	"runtime"
 	"testing"
 
 	"busel/internal/flow"
@@ -191,6 +192,45 @@ func play(t *testing.T, c *core, b []byte) {
 		if ended {
 			return
 		}
+	}
+}
+
+// Messages on stream 0 that come byte by byte, or thousands at once, cost no
+// more than their length.
+func TestControlCost(t *testing.T) {
+	c := newCore(true, nil)
+	got := 0
+	c.onControl = func(m wire.Control) { got += len(m.Body) }
+	a := c.newAttachment(1)
+	a.carrier, a.live, a.proven = deadCarrier{}, true, true
+	long := wire.Control{Type: 99, Body: make([]byte, wire.MaxControl)}
+	small := wire.Control{Type: 98, Body: []byte{1}}
+	stream := long.Append(nil)
+	many := len(stream)
+	for range 5000 {
+		stream = small.Append(stream)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	c.mu.Lock()
+	for off := 0; off < len(stream); {
+		n := 1
+		if off >= many {
+			n = min(wire.MaxFrame-wire.MaxStreamHeader, len(stream)-off)
+		}
+		f := wire.Frame{Type: wire.Stream, Offset: uint64(off), Data: stream[off : off+n]}
+		if err := c.handle(a, f.Append(nil), nil); err != nil {
+			t.Fatal(err)
+		}
+		off += n
+	}
+	c.unlock()
+	runtime.ReadMemStats(&after)
+	if got != wire.MaxControl+5000 {
+		t.Errorf("%d bytes of bodies", got)
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > 16<<20 {
+		t.Errorf("%d bytes were allocated for %d", n, len(stream))
 	}
 }
 

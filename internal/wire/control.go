@@ -50,6 +50,22 @@ func (c *Control) Append(b []byte) []byte {
 	return appendData(b, c.Body)
 }
 
+// MaxControlHeader is the longest encoding of a message in front of its body.
+const MaxControlHeader = 8 + 8
+
+// ControlLen is the length of the message at the start of b, of which the first
+// [MaxControlHeader] bytes are enough. It is 0 if b is too short to tell, or no
+// message: [ParseControl] says which.
+func ControlLen(b []byte) int {
+	r := reader{b: b}
+	r.varint()
+	size := r.varint()
+	if r.err != nil || size > MaxControl {
+		return 0
+	}
+	return len(b) - len(r.b) + int(size)
+}
+
 // ParseControl reads one message from the start of b and returns its length.
 // The error wraps [ErrTruncated] if more bytes are needed. The body aliases b.
 func ParseControl(b []byte) (c Control, n int, err error) {

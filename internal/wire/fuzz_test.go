@@ -91,6 +91,9 @@ func FuzzParseControl(f *testing.F) {
 		if got := c.Append(nil); !bytes.Equal(got, b[:n]) {
 			t.Fatalf("%x encodes to %x", b[:n], got)
 		}
+		if got := wire.ControlLen(b[:min(len(b), wire.MaxControlHeader)]); got != n {
+			t.Fatalf("length %d of %d, told by its head", got, n)
+		}
 	})
 }
 
