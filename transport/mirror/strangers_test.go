@@ -891,6 +891,7 @@ func (p *tap) copy(to, from *net.TCPConn, up bool) {
 			p.up = append(p.up, record...)
 		}
 		s := p.spoil
+		hold := false
 		switch {
 		case s == nil:
 		case s.up == up && !s.done && len(record) > 5:
@@ -898,13 +899,21 @@ func (p *tap) copy(to, from *net.TCPConn, up bool) {
 			s.start = time.Now()
 			record[len(record)-1] ^= 1
 		case s.up != up && s.done:
+			// Nothing is passed on before the end: whoever hears the alert says
+			// something himself (Go's visitor a close_notify), and a RST that this
+			// draws from an end that has closed hides the FIN before it.
 			s.data = append(s.data, record...)
+			hold = err == nil
 			if err != nil && s.end == "" {
 				s.end, s.at = errno(err), time.Since(s.start)
+				record = s.data
 				close(s.ended)
 			}
 		}
 		p.mu.Unlock()
+		if hold {
+			continue
+		}
 		_, werr := to.Write(record)
 		if err != nil || werr != nil {
 			if errors.Is(err, syscall.ECONNRESET) {
