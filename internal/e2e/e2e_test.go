@@ -60,33 +60,39 @@ func need(t *testing.T, programs ...string) {
 type program struct {
 	cmd *exec.Cmd
 	dir string
+	end func() // ends it, once; the test's end does so too
 
-	mu  sync.Mutex
-	out bytes.Buffer // standard output and error
+	out, err output
 }
 
-func (p *program) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.Write(b)
+// output is what a program wrote so far.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
 }
 
-func (p *program) log() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.String()
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
 }
 
 // start runs a program until the test ends; it must then end in good order.
 func start(t *testing.T, dir, name string, args ...string) *program {
 	t.Helper()
 	p := &program{cmd: exec.Command(filepath.Join(bin, name), args...), dir: dir}
-	p.cmd.Stdout, p.cmd.Stderr = p, p
+	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.err
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	p.end = sync.OnceFunc(func() {
 		p.cmd.Process.Signal(syscall.SIGTERM)
 		killer := time.AfterFunc(15*time.Second, func() {
 			p.cmd.Process.Signal(syscall.SIGQUIT) // a dump of all goroutines tells what hangs
@@ -97,13 +103,16 @@ func start(t *testing.T, dir, name string, args ...string) *program {
 		if err != nil {
 			t.Errorf("%s ended with %v", name, err)
 		}
-		if t.Failed() {
-			t.Logf("%s said:\n%s", name, p.log())
-		}
-		if strings.Contains(p.log(), "DATA RACE") {
+		if strings.Contains(p.err.String(), "DATA RACE") {
 			t.Errorf("data race in %s", name)
+		} else if what := tells(p.err.String()); what != "" {
+			t.Errorf("the log of %s tells %s", name, what)
+		}
+		if t.Failed() {
+			t.Logf("%s said:\n%s%s", name, &p.out, &p.err)
 		}
 	})
+	t.Cleanup(p.end)
 	return p
 }
 
@@ -136,9 +145,11 @@ func eventually(t *testing.T, limit time.Duration, what string, ok func() bool) 
 	}
 }
 
-func freePort(t *testing.T) string {
+func freePort(t *testing.T) string { return freePortOn(t, "127.0.0.1") }
+
+func freePortOn(t *testing.T, host string) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,21 +175,30 @@ type relay struct {
 
 // relayOptions vary a relay; the zero value has the built-in cover.
 type relayOptions struct {
-	cover *nginxtest.Server
-	via   func(listen string) (address string) // what invites say instead of where it listens
+	host      string // where it listens; "" is 127.0.0.1
+	cover     *nginxtest.Server
+	coverPath func(cover string) (address string)  // what leads to the cover
+	via       func(listen string) (address string) // what invites say instead of where it listens
 }
 
 func startRelay(t *testing.T, o relayOptions) *relay {
 	t.Helper()
 	dir := t.TempDir()
-	r := &relay{listen: freePort(t)}
+	if o.host == "" {
+		o.host = "127.0.0.1"
+	}
+	r := &relay{listen: freePortOn(t, o.host)}
 	address := r.listen
 	if o.via != nil {
 		address = o.via(r.listen)
 	}
 	args := []string{"init", "-dir", dir, "-address", address}
 	if o.cover != nil {
-		args = append(args, "-cover", o.cover.Address, "-cover-name", o.cover.Name)
+		at := o.cover.Address
+		if o.coverPath != nil {
+			at = o.coverPath(at)
+		}
+		args = append(args, "-cover", at, "-cover-name", o.cover.Name)
 	} else {
 		args = append(args, "-cover", "builtin", "-cover-name", "www.example.org")
 	}
@@ -194,9 +214,16 @@ func startRelay(t *testing.T, o relayOptions) *relay {
 	if err := os.WriteFile(settings, []byte(edited), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	keepSecret(t, dir)
+	r.run(t, dir)
+	return r
+}
+
+// run starts the relay, again perhaps.
+func (r *relay) run(t *testing.T, dir string) {
+	t.Helper()
 	r.program = start(t, dir, "relayd", "run", "-dir", dir)
 	eventually(t, 15*time.Second, "relayd listens", func() bool { return answers(r.listen) })
-	return r
 }
 
 func replaceLine(t *testing.T, text, key, line string) string {
@@ -242,9 +269,15 @@ func startClient(t *testing.T, invites ...string) *client {
 	t.Helper()
 	dir := t.TempDir()
 	for _, in := range invites {
+		invitation(t, in)
 		command(t, in, "client", "add", "-dir", dir, "-")
 	}
-	c := &client{proxy: freePort(t)}
+	return runClient(t, dir, freePort(t))
+}
+
+func runClient(t *testing.T, dir, proxy string) *client {
+	t.Helper()
+	c := &client{proxy: proxy}
 	c.program = start(t, dir, "client", "run", "-dir", dir, "-listen", c.proxy)
 	eventually(t, 15*time.Second, "client listens", func() bool { return answers(c.proxy) })
 	return c
@@ -264,12 +297,14 @@ func decode(t *testing.T, text string, v any) {
 }
 
 // startOrigin runs scripts/origin and returns its host:port.
-func startOrigin(t *testing.T) string {
+func startOrigin(t *testing.T) string { return startOriginOn(t, "127.0.0.1") }
+
+func startOriginOn(t *testing.T, host string) string {
 	t.Helper()
-	p := start(t, "", "origin", "-listen", "127.0.0.1:0")
+	p := start(t, "", "origin", "-listen", net.JoinHostPort(host, "0"))
 	var addr string
 	eventually(t, 10*time.Second, "origin listens", func() bool {
-		addr = strings.TrimSpace(p.log())
+		addr = strings.TrimSpace(p.out.String())
 		return addr != "" && answers(addr)
 	})
 	return addr

@@ -7,39 +7,50 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// path is a stretch of network between client and relay: a forwarder that
-// delays, cuts and records. It stands where a censor would.
+// path is a stretch of network before a server: a forwarder that delays, cuts,
+// freezes and records. It stands where a censor would.
 type path struct {
 	ln     net.Listener
 	to     string
 	oneWay time.Duration // delay of each direction, and of the TCP handshake
+	record bool          // keep what passes; set before the first connection
 	wg     sync.WaitGroup
+	over   chan struct{} // closed when the test ends
 
-	mu      sync.Mutex
-	conns   map[*net.TCPConn]struct{} // both halves of each connection
-	total   int
-	record  bool
-	up      bytes.Buffer // what clients sent, if record
-	forever chan struct{}
+	mu    sync.Mutex
+	links map[*link]struct{} // that live
+	all   []*link
+}
+
+// link is one connection through a path.
+type link struct {
+	in, out *net.TCPConn
+	frozen  atomic.Bool // passes nothing any more, not even its end
+
+	mu       sync.Mutex
+	up, down bytes.Buffer // if recorded
+}
+
+// tape returns what the two ends sent so far.
+func (l *link) tape() (up, down []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Clone(l.up.Bytes()), bytes.Clone(l.down.Bytes())
 }
 
 // newPath forwards to the address until the test ends.
 func newPath(t *testing.T, to string, oneWay time.Duration) *path {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &path{ln: ln, to: to, oneWay: oneWay, conns: make(map[*net.TCPConn]struct{}), forever: make(chan struct{})}
-	p.wg.Go(p.accept)
+	p := &path{to: to, oneWay: oneWay, links: make(map[*link]struct{}), over: make(chan struct{})}
+	p.open(t, "127.0.0.1:0")
 	t.Cleanup(func() {
-		close(p.forever)
-		ln.Close()
-		p.cut()
+		close(p.over)
+		p.block()
 		p.wg.Wait()
 	})
 	return p
@@ -47,14 +58,33 @@ func newPath(t *testing.T, to string, oneWay time.Duration) *path {
 
 func (p *path) addr() string { return p.ln.Addr().String() }
 
-func (p *path) accept() {
-	for {
-		c, err := p.ln.Accept()
-		if err != nil {
-			return
-		}
-		p.wg.Go(func() { p.serve(c.(*net.TCPConn)) })
+func (p *path) open(t *testing.T, addr string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
 	}
+	p.ln = ln
+	p.wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			p.wg.Go(func() { p.serve(c.(*net.TCPConn)) })
+		}
+	})
+}
+
+// block ends all connections and refuses new ones; unblock lets them in again.
+func (p *path) block() {
+	p.ln.Close()
+	p.cut()
+}
+
+func (p *path) unblock(t *testing.T) {
+	t.Helper()
+	p.open(t, p.addr())
 }
 
 func (p *path) serve(in *net.TCPConn) {
@@ -67,27 +97,26 @@ func (p *path) serve(in *net.TCPConn) {
 		in.SetLinger(0)
 		return
 	}
-	out := c.(*net.TCPConn)
-	defer out.Close()
+	l := &link{in: in, out: c.(*net.TCPConn)}
+	defer l.out.Close()
 	p.mu.Lock()
-	p.conns[in], p.conns[out] = struct{}{}, struct{}{}
-	p.total++
+	p.links[l] = struct{}{}
+	p.all = append(p.all, l)
 	p.mu.Unlock()
 	defer func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		delete(p.conns, in)
-		delete(p.conns, out)
+		delete(p.links, l)
 	}()
 	var wg sync.WaitGroup
-	wg.Go(func() { p.pump(out, in, true) })
-	p.pump(in, out, false)
+	wg.Go(func() { p.pump(l, l.out, l.in, &l.up) })
+	p.pump(l, l.in, l.out, &l.down)
 	wg.Wait()
 }
 
 // pump copies with the path's delay; FIN is passed on as FIN and anything else
 // as RST.
-func (p *path) pump(dst, src *net.TCPConn, up bool) {
+func (p *path) pump(l *link, dst, src *net.TCPConn, tape *bytes.Buffer) {
 	type chunk struct {
 		data []byte
 		due  time.Time
@@ -99,12 +128,14 @@ func (p *path) pump(dst, src *net.TCPConn, up bool) {
 		for {
 			buf := make([]byte, 64<<10)
 			n, err := src.Read(buf)
-			if n > 0 && up {
-				p.mu.Lock()
-				if p.record {
-					p.up.Write(buf[:n])
-				}
-				p.mu.Unlock()
+			if l.frozen.Load() {
+				<-p.over
+				return
+			}
+			if p.record {
+				l.mu.Lock()
+				tape.Write(buf[:n])
+				l.mu.Unlock()
 			}
 			queue <- chunk{buf[:n], time.Now().Add(p.oneWay), err}
 			if err != nil {
@@ -114,11 +145,14 @@ func (p *path) pump(dst, src *net.TCPConn, up bool) {
 	})
 	var failed bool
 	for c := range queue {
-		if failed || !p.pause(time.Until(c.due)) {
+		if failed || !p.pause(time.Until(c.due)) || l.frozen.Load() {
 			continue // drain, so that the reader ends
 		}
 		if len(c.data) > 0 {
 			if _, err := dst.Write(c.data); err != nil {
+				if l.frozen.Load() {
+					continue
+				}
 				src.SetLinger(0)
 				src.Close()
 				failed = true
@@ -145,25 +179,62 @@ func (p *path) pause(d time.Duration) bool {
 	select {
 	case <-t.C:
 		return true
-	case <-p.forever:
+	case <-p.over:
 		return false
 	}
 }
 
-// cut sends RST both ways on every connection.
-func (p *path) cut() int {
+// each calls f for every live connection and returns how many there are.
+func (p *path) each(f func(*link)) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for c := range p.conns {
-		c.SetLinger(0)
-		c.Close()
+	for l := range p.links {
+		f(l)
 	}
-	return len(p.conns) / 2
+	return len(p.links)
+}
+
+func reset(c *net.TCPConn) {
+	c.SetLinger(0)
+	c.Close()
+}
+
+// cut sends RST both ways on every connection.
+func (p *path) cut() int {
+	return p.each(func(l *link) {
+		reset(l.in)
+		reset(l.out)
+	})
+}
+
+// freeze lets nothing pass on the connections that there are, as if the path
+// dropped every packet of them; new ones are not touched.
+func (p *path) freeze() int { return p.each(func(l *link) { l.frozen.Store(true) }) }
+
+// cutOneEnd tells only one end that the connections are dead.
+func (p *path) cutOneEnd(client bool) int {
+	return p.each(func(l *link) {
+		if l.frozen.Swap(true) {
+			return
+		}
+		if client {
+			reset(l.in)
+		} else {
+			reset(l.out)
+		}
+	})
 }
 
 // live is how many connections there are, and how many there were.
 func (p *path) live() (now, total int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.conns) / 2, p.total
+	return len(p.links), len(p.all)
+}
+
+// taped returns all connections that there were.
+func (p *path) taped() []*link {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]*link(nil), p.all...)
 }

@@ -160,8 +160,7 @@ func TestHijacked(t *testing.T) {
 	need(t, "curl")
 	forger := nginxtest.Run(t, nginxtest.Config{Name: "www.example.org"})
 	var p *path
-	r := startRelay(t, relayOptions{via: func(string) string { p = newPath(t, forger.Address, 0); return p.addr() }})
-	p.record = true
+	r := startRelay(t, relayOptions{via: func(string) string { p = newPath(t, forger.Address, 0); p.record = true; return p.addr() }})
 	c := startClient(t, r.invite)
 	if _, err := tryCurl(t.Context(), "--max-time", "5", "--proxy", "socks5h://"+c.proxy, "http://127.0.0.1:9/"); err == nil {
 		t.Error("a request succeeded through a man in the middle")
@@ -170,13 +169,16 @@ func TestHijacked(t *testing.T) {
 	if len(s.Paths) != 1 || s.Paths[0].Failure != "hijacked" {
 		t.Errorf("the client says %+v, want hijacked", s.Paths)
 	}
-	if !strings.Contains(c.log(), "hijacked") {
+	if !strings.Contains(c.err.String(), "hijacked") {
 		t.Error("the client's log does not say hijacked")
 	}
 	// What he saw: ClientHello, CCS and one encrypted alert in each connection.
-	p.mu.Lock()
-	sent, conns := p.up.Bytes(), p.total
-	p.mu.Unlock()
+	var sent []byte
+	for _, l := range p.taped() {
+		up, _ := l.tape()
+		sent = append(sent, up...)
+	}
+	_, conns := p.live()
 	var kinds []string
 	for len(sent) >= 5 {
 		n := 5 + int(sent[3])<<8 + int(sent[4])
