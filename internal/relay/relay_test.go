@@ -123,7 +123,10 @@ func (echo) OpenPackets(context.Context) (flow.Packets, error) {
 func start(t *testing.T, cfg Config) (*Relay, *door) {
 	t.Helper()
 	d := &door{knocks: make(chan *knock)}
-	cfg.Listeners, cfg.Gate, cfg.Exit = []transport.Listener{d}, rules{}, echo{}
+	cfg.Listeners, cfg.Gate = []transport.Listener{d}, rules{}
+	if cfg.Exit == nil {
+		cfg.Exit = echo{}
+	}
 	r := New(cfg)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
