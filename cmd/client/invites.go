@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -40,8 +41,13 @@ refused with the reason, and nothing changes.`,
 						return err
 					}
 					text = string(data)
-				} else if _, err := os.Stat(text); err == nil {
-					return errors.New("pictures are not available yet: paste the invite's text")
+				} else if info, err := os.Stat(text); err == nil && !info.IsDir() {
+					return cli.Hint(fmt.Errorf("%s is a file; pictures are not available yet", text),
+						"paste the invite's text instead; if the file holds it: client add - < FILE")
+				}
+				if kind := http.DetectContentType([]byte(text)); strings.HasPrefix(kind, "image/") {
+					return cli.Hint(errors.New("this is a picture; pictures are not available yet"),
+						"paste the invite's text instead: the line that begins with busel:")
 				}
 				bundle, err := config.ParseText(text)
 				if err != nil {
@@ -56,17 +62,25 @@ refused with the reason, and nothing changes.`,
 				if err != nil {
 					return err
 				}
-				switch change {
+				running, err := tell(ctx, dir)
+				if err != nil {
+					return err
+				}
+				next := "start the proxy with: client run"
+				if running {
+					next = "the running client uses it from now on."
+				}
+				switch relays := cli.Count(len(held.Bundle.Relays), "relay"); change {
 				case config.Added:
-					fmt.Fprintf(std.Out, "Added as %s.\n", held.Label)
+					fmt.Fprintf(std.Out, "Added as %s, with %s; %s\n", held.Label, relays, next)
 				case config.Replaced:
-					fmt.Fprintf(std.Out, "Took the newer invite for %s.\n", held.Label)
+					fmt.Fprintf(std.Out, "Took this newer invite for %s, with %s; %s\n", held.Label, relays, next)
 				case config.Known:
-					fmt.Fprintf(std.Out, "This invite is held already, as %s.\n", held.Label)
+					fmt.Fprintf(std.Out, "This invite is held already, as %s; nothing changed.\n", held.Label)
 				case config.Outdated:
 					fmt.Fprintf(std.Out, "A newer invite of the same volunteer is held already, as %s; nothing changed.\n", held.Label)
 				}
-				return tell(ctx, dir)
+				return nil
 			}
 		},
 	}
@@ -82,8 +96,8 @@ remove, where the relay is, and until when the invite is good.`,
 			path := dirFlag(flags)
 			asJSON := flags.Bool("json", false, "print JSON")
 			return func(_ context.Context, std cli.Std, args []string) error {
-				if len(args) > 0 {
-					return &cli.UsageError{Reason: fmt.Sprintf("unexpected argument %q", args[0])}
+				if err := cli.NoArgs(args); err != nil {
+					return err
 				}
 				dir, err := openDir(*path)
 				if err != nil {
@@ -164,21 +178,7 @@ invite is held. Whoever has the invite can use the relay, and is counted as you.
 				if err != nil {
 					return err
 				}
-				fmt.Fprintln(std.Out, v.Bundle.Text())
-				if std.Terminal {
-					if err := config.QRTerminal(std.Out, v.Bundle, true); err != nil {
-						return err
-					}
-				}
-				if *png == "" {
-					return nil
-				}
-				picture, err := config.QRPNG(v.Bundle)
-				if err != nil {
-					return err
-				}
-				// An invite is a secret.
-				return os.WriteFile(*png, picture, 0o600)
+				return cli.PrintInvite(std, v.Bundle, *png)
 			}
 		},
 	}
@@ -221,8 +221,16 @@ running client drops them at once.`,
 				if err := dir.Remove(args[0]); err != nil {
 					return err
 				}
-				fmt.Fprintln(std.Out, "Removed.")
-				return tell(ctx, dir)
+				running, err := tell(ctx, dir)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(std.Out, "Removed %s", args[0])
+				if running {
+					fmt.Fprint(std.Out, "; the running client has dropped it")
+				}
+				fmt.Fprintln(std.Out, ".")
+				return nil
 			}
 		},
 	}

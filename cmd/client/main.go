@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"io/fs"
 	"os"
 
 	"busel/internal/cli"
@@ -49,16 +50,21 @@ func openDir(path string) (*state.Dir, error) {
 			return nil, err
 		}
 	}
-	return state.Open(path)
+	dir, err := state.Open(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, cli.Hint(err, "this directory belongs to another user: name one of your own with -dir")
+	}
+	return dir, err
 }
 
-// tell lets a client that runs in dir know that its invites changed.
-func tell(ctx context.Context, dir *state.Dir) error {
-	err := control.Call(ctx, dir.Socket(), opReload, nil, nil)
+// tell lets a client that runs in dir know that its invites changed, and reports
+// whether there is one.
+func tell(ctx context.Context, dir *state.Dir) (running bool, err error) {
+	err = control.Call(ctx, dir.Socket(), opReload, nil, nil)
 	if errors.Is(err, control.ErrNotRunning) {
-		return nil
+		return false, nil
 	}
-	return err
+	return true, err
 }
 
 // Requests on the control socket.

@@ -25,8 +25,8 @@ the proxy reach everything through a relay; nothing ever goes around it.`,
 			path := dirFlag(flags)
 			listen := flags.String("listen", "", "`address` of the proxy, or auto for a free port (default 127.0.0.1:1080)")
 			return func(ctx context.Context, std cli.Std, args []string) error {
-				if len(args) > 0 {
-					return &cli.UsageError{Reason: fmt.Sprintf("unexpected argument %q", args[0])}
+				if err := cli.NoArgs(args); err != nil {
+					return err
 				}
 				dir, err := openDir(*path)
 				if err != nil {
@@ -39,12 +39,12 @@ the proxy reach everything through a relay; nothing ever goes around it.`,
 				}
 				if *listen != "" {
 					if set.Listen, err = config.ParseListen(*listen); err != nil {
-						return &cli.UsageError{Reason: "-listen: " + err.Error()}
+						return cli.Hint(&cli.UsageError{Reason: "-listen: " + err.Error()}, "write -listen 127.0.0.1:1080, or -listen auto for a free port")
 					}
 				}
 				release, err := dir.Lock()
 				if err != nil {
-					return err
+					return cli.Hint(err, "`client status` shows what it does; to run a second one, give it a -dir and -listen of its own")
 				}
 				defer release()
 				return run(ctx, std, dir, set)

@@ -7,10 +7,12 @@ import (
 	"flag"
 	"fmt"
 	"text/tabwriter"
+	"time"
 
 	"busel/internal/cli"
 	"busel/internal/control"
 	"busel/internal/front"
+	"busel/transport"
 )
 
 func statusCommand() cli.Command {
@@ -23,8 +25,8 @@ failed and how, and how often it moved to another connection.`,
 			path := dirFlag(flags)
 			asJSON := flags.Bool("json", false, "print JSON")
 			return func(ctx context.Context, std cli.Std, args []string) error {
-				if len(args) > 0 {
-					return &cli.UsageError{Reason: fmt.Sprintf("unexpected argument %q", args[0])}
+				if err := cli.NoArgs(args); err != nil {
+					return err
 				}
 				dir, err := openDir(*path)
 				if err != nil {
@@ -54,22 +56,54 @@ failed and how, and how often it moved to another connection.`,
 }
 
 func printStatus(std cli.Std, s front.Status) error {
-	state := "not connected; the next program that asks makes it connect"
-	if s.Online {
-		state = "connected"
-	}
-	fmt.Fprintf(std.Out, "Proxy on %s: %s\n%d streams open, moved %d times, %d bytes up, %d bytes down\n",
-		s.Listen, state, s.Streams, s.Moves, s.BytesUp, s.BytesDown)
+	fmt.Fprintf(std.Out, "Proxy on %s: %s\n%s open, %s up, %s down, moved to another connection %s\n", s.Listen, summary(s),
+		cli.Count(s.Streams, "stream"), cli.Size(s.BytesUp), cli.Size(s.BytesDown), cli.Count(s.Moves, "time"))
 	t := tabwriter.NewWriter(std.Out, 0, 0, 3, ' ', 0)
 	for _, c := range s.Carriers {
-		fmt.Fprintf(t, "  connection\t%s\t%s\t%s\t%d ms\t%d s old\n", c.Relay, c.Transport, c.State, c.RTT, c.Age)
+		fmt.Fprintf(t, "  connection\t%s\t%s\t%s\tround trip %d ms\t%s old\n", c.Relay, c.Transport, c.State, c.RTT, time.Duration(c.Age)*time.Second)
 	}
 	for _, p := range s.Paths {
-		why := ""
-		if p.Failure != "" {
-			why = "last failure: " + p.Failure
-		}
-		fmt.Fprintf(t, "  way\t%s\t%s\t%s\t%d good, %d failed\t%s\n", p.Relay, p.Transport, p.State, p.Successes, p.Failures, why)
+		fmt.Fprintf(t, "  way\t%s\t%s\t%s\t%d worked, %d failed\t%s\n", p.Relay, p.Transport, p.State, p.Successes, p.Failures, failureText(p.Failure))
 	}
 	return t.Flush()
+}
+
+// summary is the state in a few words.
+func summary(s front.Status) string {
+	failing := len(s.Paths) > 0
+	for _, p := range s.Paths {
+		failing = failing && p.State == front.Resting
+	}
+	switch {
+	case s.Online:
+		return "connected"
+	case len(s.Paths) == 0:
+		return "there is no relay yet; take an invite with: client add INVITE"
+	case failing:
+		return "no relay can be reached right now; the client keeps trying"
+	}
+	return "at rest; it connects as soon as a program asks"
+}
+
+// failureText says what the last failure of a way means.
+func failureText(failure string) string {
+	switch transport.Failure(failure) {
+	case "":
+		return ""
+	case transport.Refused:
+		return "last failure: refused (nothing listens there)"
+	case transport.Reset:
+		return "last failure: reset (something cut the connection)"
+	case transport.Timeout:
+		return "last failure: timeout (no answer)"
+	case transport.Hijacked:
+		return "last failure: hijacked (another server answered than the invite says)"
+	case transport.Frozen:
+		return "last failure: frozen (the connection went silent)"
+	case transport.UnfitCover:
+		return "last failure: unfit-cover (the relay's web site lacks what is needed)"
+	case transport.Revoked:
+		return "last failure: revoked (the relay refuses the invite: ask for a new one)"
+	}
+	return "last failure: " + failure
 }

@@ -38,6 +38,7 @@ loopback:
 
   relayd init -address 198.51.100.7:443 -cover 127.0.0.1:8443 -cover-name news.example.org
 
+Fitting settings for nginx are then left in the directory, as cover-nginx.conf.
 A directory that already holds a relay is left as it is.`,
 		Flags: func(flags *flag.FlagSet) cli.Action {
 			dir := dirFlag(flags)
@@ -90,11 +91,17 @@ func initRelay(ctx context.Context, std cli.Std, path, address, coverAddr, cover
 	if set.Borrowed() {
 		fmt.Fprintln(std.Err, "relayd: warning: the cover is somebody else's site: at most 20 connections at a time, and a censor can compare its addresses with this one; your own domain on this machine is better")
 	}
+	if ownServer(&set) {
+		if err := dir.Write(nginxFile, []byte(nginxSnippet(&set))); err != nil {
+			return err
+		}
+		fmt.Fprintf(std.Err, "relayd: settings for nginx as its cover site are in %s there\n", nginxFile)
+	}
 	in, err := newInvite(ctx, dir, &set, "", 0)
 	if err != nil {
-		return cli.Hint(err, "the relay is set up; make an invite with: relayd invite")
+		return cli.Hint(err, "the relay itself is set up; when the web server answers, make the invite with: relayd invite")
 	}
-	if err := in.print(std, ""); err != nil {
+	if err := cli.PrintInvite(std, in, ""); err != nil {
 		return err
 	}
 	fmt.Fprintln(std.Err, "relayd: give this invite to one person; start the relay with: relayd run")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"os"
 	"time"
 
 	"busel/config"
@@ -50,27 +49,25 @@ name helps you to tell invites apart; the person never sees it.`,
 				if err != nil {
 					return err
 				}
-				return in.print(std, *png)
+				return cli.PrintInvite(std, in, *png)
 			}
 		},
 	}
 }
 
-type invite struct{ *config.Bundle }
-
 // newInvite issues an invite and enters it in the ledger.
-func newInvite(ctx context.Context, dir *state.Dir, set *config.Relay, name string, expiry uint16) (invite, error) {
+func newInvite(ctx context.Context, dir *state.Dir, set *config.Relay, name string, expiry uint16) (*config.Bundle, error) {
 	issuer, err := dir.IssuerKey()
 	if err != nil {
-		return invite{}, err
+		return nil, err
 	}
 	key, err := dir.RelayKey()
 	if err != nil {
-		return invite{}, err
+		return nil, err
 	}
 	tokenKey, err := dir.TokenKey()
 	if err != nil {
-		return invite{}, err
+		return nil, err
 	}
 	entry := config.RelayEntry{
 		Proof:     set.Borrowed(),
@@ -84,11 +81,11 @@ func newInvite(ctx context.Context, dir *state.Dir, set *config.Relay, name stri
 	if set.Cover == config.CoverBuiltin {
 		cert, err := dir.Cover()
 		if err != nil {
-			return invite{}, err
+			return nil, err
 		}
 		entry.CertHash = state.CertHash(cert)
 	} else if hash, err := coverHash(ctx, set); err != nil {
-		return invite{}, err
+		return nil, err
 	} else if hash != nil {
 		entry.CertHash = *hash
 	}
@@ -102,25 +99,5 @@ func newInvite(ctx context.Context, dir *state.Dir, set *config.Relay, name stri
 		bundle, err = config.Sign(issuer, l.Sequence, entry)
 		return err
 	})
-	return invite{bundle}, err
-}
-
-// print writes the invite as one line, its QR code below it for a person, and
-// as a picture if png names a file.
-func (in invite) print(std cli.Std, png string) error {
-	fmt.Fprintln(std.Out, in.Text())
-	if std.Terminal {
-		if err := config.QRTerminal(std.Out, in.Bundle, true); err != nil {
-			return err
-		}
-	}
-	if png == "" {
-		return nil
-	}
-	picture, err := config.QRPNG(in.Bundle)
-	if err != nil {
-		return err
-	}
-	// An invite is a secret.
-	return os.WriteFile(png, picture, 0o600)
+	return bundle, err
 }

@@ -39,7 +39,7 @@ func program() *cli.Program {
 }
 
 func dirFlag(flags *flag.FlagSet) *string {
-	return flags.String("dir", "", "`directory` of keys, settings and invites (default /etc/busel for root)")
+	return flags.String("dir", "", "`directory` of keys, settings and invites (default: /etc/busel for root, else busel-relay where your settings are)")
 }
 
 // openDir opens the directory of a relay that init made.
@@ -50,7 +50,11 @@ func openDir(path string) (*state.Dir, error) {
 			return nil, err
 		}
 	}
-	return state.Open(path)
+	dir, err := state.Open(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, cli.Hint(err, "this directory belongs to another user: name one of your own with -dir, or become root")
+	}
+	return dir, err
 }
 
 // settings reads relayd.toml.

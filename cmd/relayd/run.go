@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"busel/config"
@@ -26,12 +27,9 @@ import (
 )
 
 const (
-	// assumedIdle is told to clients until the cover's limit was measured: below
-	// nginx's default of 75 s.
+	// assumedIdle is told to clients as the idle limit of a cover that was not
+	// measured: below nginx's default of 75 s.
 	assumedIdle = 60 * time.Second
-	// measureIdle bounds that measurement; a cover that holds an idle connection
-	// for longer is as good as one that never closes.
-	measureIdle = 10 * time.Minute
 	// borrowedCarriers is the most carriers to somebody else's site
 	// (docs/PROTOCOL.md, "Covers").
 	borrowedCarriers = 20
@@ -47,8 +45,8 @@ CAP_NET_BIND_SERVICE.`,
 		Flags: func(flags *flag.FlagSet) cli.Action {
 			path := dirFlag(flags)
 			return func(ctx context.Context, std cli.Std, args []string) error {
-				if len(args) > 0 {
-					return &cli.UsageError{Reason: fmt.Sprintf("unexpected argument %q", args[0])}
+				if err := cli.NoArgs(args); err != nil {
+					return err
 				}
 				dir, err := openDir(*path)
 				if err != nil {
@@ -61,14 +59,27 @@ CAP_NET_BIND_SERVICE.`,
 				}
 				release, err := dir.Lock()
 				if err != nil {
-					return err
+					return cli.Hint(err, "`relayd status` shows what it does")
 				}
 				defer release()
 				s := &server{dir: dir, set: set, log: std.Logger(set.LogLevel)}
-				return s.run(ctx)
+				return listenHint(s.run(ctx))
 			}
 		},
 	}
+}
+
+// listenHint says what to do when the relay's port cannot be had.
+func listenHint(err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return cli.Hint(err, "another program has that port: stop it, move it (your own web server belongs on loopback, see README.md), or change listen in relayd.toml")
+	case errors.Is(err, syscall.EACCES):
+		return cli.Hint(err, "ports below 1024 need root, or once: setcap cap_net_bind_service=+ep RELAYD")
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return cli.Hint(err, "this machine does not have that address: write listen = [\":443\"] in relayd.toml for all that it has")
+	}
+	return err
 }
 
 // server wires a relay together.
@@ -151,7 +162,7 @@ func (s *server) run(ctx context.Context) error {
 		func(ctx context.Context) error { return ctl.Serve(ctx, s.dir.Socket(), nil) },
 		func(ctx context.Context) error { return cli.ReleaseWhenIdle(ctx, moved) },
 	)
-	s.log.Info("relay is up", "cover", s.coverKind())
+	s.log.Info("relay starts", "cover", s.coverKind())
 	return cli.RunAll(ctx, parts...)
 }
 

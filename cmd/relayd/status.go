@@ -22,8 +22,8 @@ moved since it started. No address and no name is kept, so none is shown.`,
 			path := dirFlag(flags)
 			asJSON := flags.Bool("json", false, "print JSON")
 			return func(ctx context.Context, std cli.Std, args []string) error {
-				if len(args) > 0 {
-					return &cli.UsageError{Reason: fmt.Sprintf("unexpected argument %q", args[0])}
+				if err := cli.NoArgs(args); err != nil {
+					return err
 				}
 				dir, err := openDir(*path)
 				if err != nil {
@@ -60,21 +60,9 @@ func (s *status) print(std cli.Std) {
 		visits += l.Strangers
 		conns += uint64(max(l.Conns, 0))
 	}
-	p("up %s, %d sessions on %d connections, %d streams open", time.Duration(s.UptimeS)*time.Second, s.Relay.Sessions, s.Relay.Carriers, s.Relay.Streams)
-	p("since the start: %d streams (%d could not be reached, %d denied), %s up, %s down",
-		s.Relay.StreamsTotal, s.Exit.StreamsFailed, s.Exit.Denied, size(s.Relay.BytesUp), size(s.Relay.BytesDown))
-	p("the cover site had %d visits by others; %d connections are open in all", visits, conns)
-}
-
-// size is a byte count for a person.
-func size(n int64) string {
-	units := [...]string{"B", "kB", "MB", "GB", "TB"}
-	f, i := float64(n), 0
-	for f >= 1000 && i < len(units)-1 {
-		f, i = f/1000, i+1
-	}
-	if i == 0 {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %s", f, units[i])
+	p("up %s: %s on %s, %s open", time.Duration(s.UptimeS)*time.Second,
+		cli.Count(s.Relay.Sessions, "session"), cli.Count(s.Relay.Carriers, "connection"), cli.Count(s.Relay.Streams, "stream"))
+	p("since the start: %s (%d could not be reached, %d denied), %s up, %s down", cli.Count(s.Relay.StreamsTotal, "stream"),
+		s.Exit.StreamsFailed, s.Exit.Denied, cli.Size(uint64(s.Relay.BytesUp)), cli.Size(uint64(s.Relay.BytesDown)))
+	p("the cover site had %s by others; %s open in all", cli.Count(visits, "visit"), cli.Count(conns, "connection"))
 }

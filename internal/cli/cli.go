@@ -60,9 +60,10 @@ type Program struct {
 // NotYet is a command that a later version will have.
 func NotYet(name, summary string) Command {
 	return Command{Name: name, Summary: summary + " (not available yet)",
+		Help: "This version does not have it yet.",
 		Flags: func(*flag.FlagSet) Action {
 			return func(context.Context, Std, []string) error {
-				return errors.New("not available yet")
+				return errors.New(name + " is not available yet")
 			}
 		}}
 }

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"busel/config"
 )
@@ -68,6 +70,31 @@ func TestMainStatuses(t *testing.T) {
 		}
 		if (c.out == "") != (out.Len() == 0) || (c.err == "") != (errOut.Len() == 0) {
 			t.Errorf("%q: wrote to the wrong place\nout: %s\nerr: %s", c.args, &out, &errOut)
+		}
+	}
+}
+
+func TestSize(t *testing.T) {
+	for n, want := range map[uint64]string{
+		0: "0 B", 999: "999 B", 1000: "1.0 kB", 12_345: "12.3 kB", 999_949: "999.9 kB", 999_950: "1.0 MB",
+		5_000_000_000: "5.0 GB", 1<<64 - 1: "18.4 EB",
+	} {
+		if got := Size(n); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
+	}
+}
+
+// Durations are readable in both forms, and a terminal shows the time of day.
+func TestLogger(t *testing.T) {
+	for _, terminal := range []bool{false, true} {
+		var b bytes.Buffer
+		Std{Err: &b, ErrTerminal: terminal}.Logger(slog.LevelInfo).Info("done", "took", 1500*time.Millisecond)
+		if !strings.Contains(b.String(), "1.5s") {
+			t.Errorf("duration is written as %s", &b)
+		}
+		if dated := strings.Contains(b.String(), time.Now().Format("2006-")); dated == terminal {
+			t.Errorf("terminal %v: %s", terminal, &b)
 		}
 	}
 }

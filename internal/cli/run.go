@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // Start runs p as the program: arguments, standard streams and environment are
@@ -34,9 +35,18 @@ func isTerminal(f *os.File) bool {
 }
 
 // Logger is where a running program says what happens: standard error, as text
-// for a person and as JSON for anything else.
+// with the time of day for a person, and as JSON for anything else. Durations
+// are written as "1.5s".
 func (s Std) Logger(level slog.Level) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: level}
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		switch v := a.Value.Resolve(); {
+		case v.Kind() == slog.KindDuration:
+			a.Value = slog.StringValue(v.Duration().String())
+		case s.ErrTerminal && a.Key == slog.TimeKey && len(groups) == 0 && v.Kind() == slog.KindTime:
+			a.Value = slog.StringValue(v.Time().Format(time.TimeOnly))
+		}
+		return a
+	}}
 	if s.ErrTerminal {
 		return slog.New(slog.NewTextHandler(s.Err, opts))
 	}

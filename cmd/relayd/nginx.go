@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"busel/config"
+	"busel/internal/flow"
+)
+
+// nginxFile is where init leaves settings for the volunteer's own nginx.
+const nginxFile = "cover-nginx.conf"
+
+// ownServer reports whether the cover is the volunteer's web server on loopback.
+func ownServer(set *config.Relay) bool {
+	a, err := flow.SplitHostPort(set.Cover)
+	return err == nil && (a.Name == "localhost" || a.IP.IsLoopback())
+}
+
+// nginxSnippet are settings with which nginx makes a good cover (docs/PROTOCOL.md,
+// section 3.3): TLS 1.3 with X25519, many connections from one address, as all of
+// them come from the relay, no record of them, and nginx's usual idle limit. It
+// suits nginx from 1.18 on.
+func nginxSnippet(set *config.Relay) string {
+	host, port, _ := net.SplitHostPort(set.Cover) // was parsed before
+	listen := set.Cover
+	if ip, err := netip.ParseAddr(host); err != nil {
+		listen = "127.0.0.1:" + port // localhost
+	} else if ip.Is6() {
+		listen = net.JoinHostPort(ip.String(), port)
+	}
+	return fmt.Sprintf(`# A cover site for a Busel relay: put this file where nginx looks for sites, such
+# as /etc/nginx/conf.d/, name your certificate and folder below, then
+#
+#   nginx -t && nginx -s reload
+#
+# nginx.conf itself wants room for the connections, two for each visitor:
+#
+#   worker_rlimit_nofile 16384;
+#   events { worker_connections 8192; }
+#
+# No other site of this nginx may listen on port 443 of all addresses: relayd has
+# that port, and everybody who comes without an invite is passed on to here.
+
+server {
+    listen %[1]s ssl http2;
+    server_name %[2]s;
+
+    ssl_certificate     /etc/letsencrypt/live/%[2]s/fullchain.pem;
+    ssl_certificate_key /etc/letsencrypt/live/%[2]s/privkey.pem;
+    ssl_protocols       TLSv1.2 TLSv1.3;
+    ssl_ecdh_curve      X25519:prime256v1;
+
+    # Clients of the relay learn the idle limit and keep to it.
+    keepalive_timeout 75s;
+
+    # Who visits is nobody's business. Every visit comes from the relay's address:
+    # so no limit_conn, limit_req or ban by address either.
+    access_log off;
+
+    root /var/www/html;
+    index index.html;
+}
+`, listen, set.CoverName)
+}
