@@ -243,6 +243,66 @@ func TestSOCKS5Connect(t *testing.T) {
 	})
 }
 
+func TestSOCKS4(t *testing.T) {
+	v4 := echo(t, "127.0.0.1:0")
+	f := start(t, front.Config{})
+	plain := func(command byte, ap netip.AddrPort, user string) []byte {
+		ip := ap.Addr().As4()
+		b := append([]byte{4, command, byte(ap.Port() >> 8), byte(ap.Port())}, ip[:]...)
+		return append(append(b, user...), 0)
+	}
+	named := func(name string, port uint16) []byte {
+		b := plain(1, netip.AddrPortFrom(netip.MustParseAddr("0.0.0.7"), port), "me")
+		return append(append(b, name...), 0)
+	}
+	granted, rejected := []byte{0, 0x5a, 0, 0, 0, 0, 0, 0}, []byte{0, 0x5b, 0, 0, 0, 0, 0, 0}
+	for _, tt := range []struct {
+		name string
+		send []byte
+		ok   bool
+	}{
+		{"address", plain(1, v4, ""), true},
+		{"user id", plain(1, v4, "somebody"), true},
+		{"name", named("site.example", v4.Port()), true},
+		{"literal as name", named("127.0.0.1", v4.Port()), true},
+		{"refused", plain(1, closedPort(t), ""), false},
+		{"policy", plain(1, netip.MustParseAddrPort("10.0.0.1:80"), ""), false},
+		{"policy by name", named("private.example", 80), false},
+		{"no such name", named("none.example", 80), false},
+		{"empty name", named("", 80), false},
+		{"bind", plain(2, v4, ""), false},
+		{"itself", plain(1, f.Addr(), ""), false},
+		{"itself by name", named("localhost", f.Addr().Port()), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, pieces := range []int{1, len(tt.send)} {
+				c := dial(t, f)
+				if pieces == 1 {
+					send(t, c, append(bytes.Clone(tt.send), "early"...)...)
+				} else {
+					for _, b := range tt.send {
+						send(t, c, b)
+					}
+				}
+				if !tt.ok {
+					expect(t, c, rejected...)
+					continue
+				}
+				expect(t, c, granted...)
+				if pieces == 1 {
+					expect(t, c, []byte("early")...)
+				}
+				send(t, c, []byte("late")...)
+				expect(t, c, []byte("late")...)
+				c.CloseWrite()
+				if rest, err := io.ReadAll(c); err != nil || len(rest) > 0 {
+					t.Fatalf("end: %q, %v", rest, err)
+				}
+			}
+		})
+	}
+}
+
 func TestSOCKS5Refusals(t *testing.T) {
 	closed := closedPort(t)
 	f := start(t, front.Config{})
