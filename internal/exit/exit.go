@@ -35,9 +35,10 @@ const (
 	// DefaultDialTimeout leaves room for three repeated SYNs, which Linux sends
 	// after 1, 3, 7 and 15 s (tcp_syn_retries in ip-sysctl).
 	DefaultDialTimeout = 20 * time.Second
-	// DefaultRest is how long a UDP mapping lives without traffic: RFC 4787,
-	// REQ-5, asks for at least two minutes.
-	DefaultRest = 120 * time.Second
+	// DefaultRest is how long a UDP mapping lives without traffic. RFC 4787,
+	// REQ-5, asks for at least two minutes; a session's flow lives for up to 150 s
+	// (docs/PROTOCOL.md, "Flows"), and must not lose its mapping before.
+	DefaultRest = 160 * time.Second
 	// DefaultMaxStreams and DefaultMaxPackets bound the descriptors that the
 	// exit holds for all clients together.
 	DefaultMaxStreams = 16384

@@ -116,6 +116,9 @@ func (a *association) heard(from netip.AddrPort) bool {
 }
 
 func (a *association) WriteTo(b []byte, to flow.Addr) error {
+	a.mu.Lock()
+	a.used = time.Now() // also for what is denied: the flow is in use
+	a.mu.Unlock()
 	if ip := literal(to); ip.IsValid() {
 		return a.send(b, []netip.Addr{ip}, to.Port)
 	}

@@ -859,7 +859,7 @@ func (c *core) tick(now time.Time) (next time.Time) {
 		}
 	}
 	for id, p := range c.flows {
-		rest := p.used.Add(flowRest)
+		rest := p.restAt()
 		if now.Before(rest) {
 			next = earlier(next, rest)
 			continue

@@ -14,6 +14,9 @@ import (
 const (
 	// flowRest is how long a flow lives without a datagram (DESIGN section 6).
 	flowRest = 120 * time.Second
+	// restGrace is how much longer a relay keeps it: a datagram that the client
+	// sends just before the rest has to travel.
+	restGrace = 30 * time.Second
 	// maxFlows bounds the flows of a session.
 	maxFlows = 1024
 	// Datagrams are dropped rather than queued: outgoing ones of a session,
@@ -59,12 +62,20 @@ func (c *core) newPackets() *packets {
 	return p
 }
 
+// restAt is when the flow rests if nothing moves.
+func (p *packets) restAt() time.Time {
+	if p.c.client {
+		return p.used.Add(flowRest)
+	}
+	return p.used.Add(flowRest + restGrace)
+}
+
 // rest ends the flow's id. A client's flow draws a new one with its next
 // datagram; a relay's is over.
 func (p *packets) rest() {
 	p.id = 0
 	if !p.c.client {
-		p.end(fmt.Errorf("flow rests after %v: %w", flowRest, net.ErrClosed))
+		p.end(fmt.Errorf("flow rests: %w", net.ErrClosed))
 	}
 }
 
@@ -118,7 +129,7 @@ func (p *packets) WriteTo(b []byte, to flow.Addr) error {
 		c.nextFlow++
 		p.id = c.nextFlow
 		c.flows[p.id] = p
-		c.tickBy(p.used.Add(flowRest))
+		c.tickBy(p.restAt())
 	}
 	f := wire.Frame{Type: wire.Datagram, ID: p.id, Addr: to, Data: b}
 	if 1+8+flow.MaxAddrLen+4+len(b) > wire.MaxFrame {
@@ -193,7 +204,7 @@ func (c *core) gotDatagram(id uint64, from flow.Addr, data []byte) {
 		c.onFlow(p)
 	}
 	p.used = time.Now()
-	c.tickBy(p.used.Add(flowRest))
+	c.tickBy(p.restAt())
 	cost := len(data) + perDatagram
 	if p.size+cost > maxFlowIn || c.inBytes+cost > maxInBytes {
 		return

@@ -710,6 +710,45 @@ func TestPackets(t *testing.T) {
 	})
 }
 
+// A client that uses its flow again just before it rests reaches a relay that
+// still knows it, however long the datagram travels.
+func TestFlowRestRace(t *testing.T) {
+	for _, early := range []time.Duration{time.Millisecond, 500 * time.Millisecond, 1100 * time.Millisecond, 2 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, echo)
+			w.cfg.OnPackets = func(ctx context.Context, p flow.Packets) {
+				defer p.Close()
+				buf := make([]byte, 100)
+				for {
+					n, from, err := p.ReadFrom(buf)
+					if err != nil {
+						return
+					}
+					p.WriteTo(buf[:n], from)
+				}
+			}
+			defer w.stop()
+			w.delay = 500 * time.Millisecond
+			w.redial(plain)
+			p, err := w.client.OpenPackets(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			stuck := time.AfterFunc(10*time.Minute, func() { p.Close() })
+			defer stuck.Stop()
+			buf := make([]byte, 100)
+			for i := range 4 {
+				p.WriteTo([]byte{byte(i)}, origin)
+				if n, _, err := p.ReadFrom(buf); n != 1 || buf[0] != byte(i) || err != nil {
+					t.Fatalf("datagram %d, %v before the rest: %v", i, early, err)
+				}
+				time.Sleep(120*time.Second - early)
+			}
+			p.Close()
+		})
+	}
+}
+
 func TestControl(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bundles, notices := make(chan []byte, 1), make(chan string, 1)
