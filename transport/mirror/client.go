@@ -232,7 +232,7 @@ func (c *client) read() error {
 			c.pipe.write(buf[r:w])
 			return err
 		}
-		buf, r, w = shift(buf, r, w)
+		buf, r, w = shift(buf, r, w, maxBuffer)
 	}
 }
 

@@ -6,7 +6,10 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -507,4 +510,147 @@ func tcpPair(t *testing.T) (a, b *net.TCPConn) {
 	}
 	t.Cleanup(func() { c.Close(); d.Close() })
 	return c.(*net.TCPConn), d.(*net.TCPConn)
+}
+
+// TestVisitorStays checks that a visitor who never closes is not kept for ever
+// after the cover has closed. A web server's kernel forgets him after a minute.
+func TestVisitorStays(t *testing.T) {
+	cover, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cover.Close()
+	go func() {
+		for {
+			c, err := cover.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(c, "bye")
+			c.Close()
+		}
+	}()
+	r := startRelay(t, &site{addr: cover.Addr().String(), name: coverName}, func(c *ListenerConfig) { c.finWait = 50 * time.Millisecond })
+	c, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if b, err := io.ReadAll(c); err != nil || string(b) != "bye" {
+		t.Errorf("the visitor reads %q, %v", b, err)
+	}
+	for deadline := time.Now().Add(patience); r.Stats().Conns > 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("the visitor is still kept")
+		}
+	}
+	c.Write([]byte("late"))
+	if f := failureAfter(c); f != transport.Reset {
+		t.Errorf("a late byte is met by %q, want a reset", f)
+	}
+}
+
+// failureAfter is how writes to c fail in the end.
+func failureAfter(c net.Conn) transport.Failure {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		if _, err := c.Write([]byte{1}); err != nil {
+			return classify(err)
+		}
+	}
+	return ""
+}
+
+// TestSlots checks that a full relay says so to clients, and that visitors of
+// the site never take a client's place.
+func TestSlots(t *testing.T) {
+	s := goSite(t, nil)
+	r := startRelay(t, s, func(c *ListenerConfig) { c.Slots = make(chan struct{}, 1) })
+	d := r.dialer(t, nil)
+	for range 3 {
+		visitor, err := tls.Dial("tcp", r.addr, &tls.Config{ServerName: s.name, InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer visitor.Close()
+	}
+	// One that is refused and one that gets no answer hold nothing.
+	r.answer(t, &wire.Accept{Status: wire.StatusExpired})
+	if _, _, err := d.Dial(testContext(t), r.route(), testHello()); err == nil {
+		t.Fatal("not refused")
+	}
+	go func() {
+		if p, err := r.Accept(context.Background()); err == nil {
+			p.Close()
+		}
+	}()
+	short := r.dialer(t, nil)
+	short.patience = 200 * time.Millisecond
+	if _, _, err := short.Dial(testContext(t), r.route(), testHello()); err == nil {
+		t.Fatal("answered")
+	}
+	c, e := r.pair(t, d)
+	send(t, c, e, 1)
+	_, _, err := d.Dial(testContext(t), r.route(), testHello())
+	if se, ok := errors.AsType[*wire.StatusError](err); !ok || se.Status != wire.StatusBusy {
+		t.Fatalf("Dial at a full relay: %v", err)
+	}
+	send(t, c, e, 2)
+	c.Close()
+	ends(t, e)
+	for deadline := time.Now().Add(patience); r.Stats().Conns > 3; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d connections", r.Stats().Conns)
+		}
+	}
+	c, e = r.pair(t, d)
+	send(t, c, e, 3)
+}
+
+// poor is a network without sockets for the first dials.
+type poor struct {
+	transport.System
+	left atomic.Int32
+}
+
+func (p *poor) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	if p.left.Add(-1) >= 0 {
+		return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)}
+	}
+	return p.System.DialContext(ctx, network, addr)
+}
+
+// TestOutOfSockets checks that a relay without sockets does not claim that its
+// site is down: visitors wait, as for a server without any.
+func TestOutOfSockets(t *testing.T) {
+	s := goSite(t, nil)
+	network := new(poor)
+	network.left.Store(2)
+	r := startRelay(t, s, func(c *ListenerConfig) { c.Network = network })
+	visitor, err := tls.Dial("tcp", r.addr, &tls.Config{ServerName: s.name, InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	visitor.Close()
+	if st := r.Stats(); st.CoverFailed != 0 || network.left.Load() >= 0 {
+		t.Errorf("stats %+v", st)
+	}
+}
+
+// TestSetCoverLimits checks that new carriers have new limits.
+func TestSetCoverLimits(t *testing.T) {
+	r := startRelay(t, goSite(t, nil), nil)
+	d := r.dialer(t, nil)
+	c, e := r.pair(t, d)
+	r.SetCoverLimits(33*time.Second, 2*time.Hour)
+	for _, x := range []transport.Carrier{c, e} {
+		if p := x.Properties(); p.CoverIdle != time.Minute || p.CoverLifetime != time.Hour {
+			t.Errorf("a carrier's properties changed: %+v", p)
+		}
+	}
+	c, e = r.pair(t, d)
+	for _, x := range []transport.Carrier{c, e} {
+		if p := x.Properties(); p.CoverIdle != 33*time.Second || p.CoverLifetime != 2*time.Hour {
+			t.Errorf("properties %+v", p)
+		}
+	}
 }

@@ -30,6 +30,17 @@ func bare(err error) error {
 	}
 }
 
+// wanting reports whether a dial failed for want of something on this machine,
+// which says nothing about the other end.
+func wanting(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
 // classify is the failure kind of a socket's error.
 func classify(err error) transport.Failure {
 	switch {

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"busel/internal/wire"
 	"busel/transport"
 )
 
@@ -33,7 +34,20 @@ type ListenerConfig struct {
 	Network  transport.Network // dials the cover; nil means transport.System
 	Logger   *slog.Logger      // nil discards
 	MaxConns int               // connections at a time, strangers' included; beyond it nothing is accepted; 0 means 4096
+	// Slots bounds the clients at a time to its capacity: each one's visit holds
+	// an element, beyond it hellos are answered with [wire.StatusBusy]. Listeners
+	// of one cover may share it. nil is no bound. Strangers are not counted:
+	// whoever could fill a relay with them could see that it is one.
+	Slots chan struct{}
+
+	finWait time.Duration // 0 means the constant
 }
+
+// finWait is how long a visitor who does not close is kept after the cover's
+// FIN: with the second that his socket is then left to the kernel, as long as
+// Linux keeps one that a web server has closed (tcp_fin_timeout, 60 s). Servers
+// that read on behind their FIN do so for less (nginx: lingering_time, 30 s).
+const finWait = 59 * time.Second
 
 const (
 	defaultMaxConns  = 4096
@@ -62,6 +76,7 @@ type Listener struct {
 		strangers, candidates, carriers, covertIn, covertOut, coverFailed atomic.Uint64
 		conns                                                             atomic.Int64
 	}
+	limits  atomic.Pointer[limits]
 	closing sync.Once
 	closed  chan struct{}
 
@@ -70,6 +85,9 @@ type Listener struct {
 }
 
 var _ transport.Listener = (*Listener)(nil)
+
+// limits are how long the cover keeps a connection.
+type limits struct{ idle, lifetime time.Duration }
 
 // NewListener checks cfg and starts nothing.
 func NewListener(cfg ListenerConfig) (*Listener, error) {
@@ -90,13 +108,24 @@ func NewListener(cfg ListenerConfig) (*Listener, error) {
 	if cfg.MaxConns <= 0 {
 		cfg.MaxConns = defaultMaxConns
 	}
-	return &Listener{
+	if cfg.finWait == 0 {
+		cfg.finWait = finWait
+	}
+	l := &Listener{
 		cfg:     cfg,
 		log:     cfg.Logger,
 		pending: make(chan *pending),
 		slots:   make(chan struct{}, cfg.MaxConns),
 		closed:  make(chan struct{}),
-	}, nil
+	}
+	l.SetCoverLimits(cfg.Cover.Idle, cfg.Cover.Lifetime)
+	return l, nil
+}
+
+// SetCoverLimits says anew what [Cover] says of Idle and Lifetime. Hellos that
+// are answered from now on tell it. It may be called at any time.
+func (l *Listener) SetCoverLimits(idle, lifetime time.Duration) {
+	l.limits.Store(&limits{idle, lifetime})
 }
 
 // Run accepts and forwards until ctx ends, then closes every connection, waits
@@ -209,9 +238,12 @@ func (l *Listener) serve(ctx context.Context, c net.Conn) {
 		_ = t.SetNoDelay(true)
 	}
 	cover, err := l.dialCover(ctx)
+	for wanting(err) && l.pause(ctx) {
+		cover, err = l.dialCover(ctx)
+	}
 	if err != nil {
 		reset(c)
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && !wanting(err) {
 			l.stats.coverFailed.Add(1)
 			l.log.Warn("cover does not answer, the port is closed until it does", "err", bare(err))
 			l.shutPort()
@@ -264,6 +296,12 @@ func (l *Listener) pause(ctx context.Context) bool {
 
 // offer hands a hello to Accept, as long as its connection lives.
 func (l *Listener) offer(p *pending) {
+	if !p.k.takeSlot() {
+		if _, err := p.Answer(&wire.Accept{Status: wire.StatusBusy}); err != nil {
+			l.log.Debug("hello beyond the bound was not answered", "err", bare(err))
+		}
+		return
+	}
 	select {
 	case l.pending <- p:
 	case <-p.k.dead:

@@ -86,6 +86,8 @@ type link struct {
 	upEOF, downEOF atomic.Bool
 	coverReset     atomic.Bool // a write to the cover failed
 	gate           gate
+	slot           sync.Mutex
+	slotted        bool           // an element of Slots is ours; guarded by slot
 	aux            sync.WaitGroup // the proof, the offer of a hello
 }
 
@@ -222,12 +224,39 @@ func (k *link) run(ctx context.Context) {
 	wg.Wait()
 	k.end(&transport.CarrierError{Err: errCoverDone})
 	k.aux.Wait()
+	k.giveSlot()
 	k.in.finish()
 	_ = k.client.Close()
 	_ = k.cover.Close()
 	close(k.over)
 	if t := k.closer.Load(); t != nil {
 		t.Stop()
+	}
+}
+
+// takeSlot reports whether one more client may come.
+func (k *link) takeSlot() bool {
+	if k.l.cfg.Slots == nil {
+		return true
+	}
+	k.slot.Lock()
+	defer k.slot.Unlock()
+	select {
+	case k.l.cfg.Slots <- struct{}{}:
+		k.slotted = true
+		return true
+	default:
+		return false
+	}
+}
+
+// giveSlot gives back what takeSlot took, if anything.
+func (k *link) giveSlot() {
+	k.slot.Lock()
+	defer k.slot.Unlock()
+	if k.slotted {
+		k.slotted = false
+		<-k.l.cfg.Slots
 	}
 }
 
@@ -460,15 +489,19 @@ func (k *link) scanUp(sc *scanner) bool {
 			}
 			r = w
 		}
-		buf, r, w = shift(buf, r, w)
+		largest := minBuffer
+		if k.keyed.Load() { // a client, and not a replay of one
+			largest = maxBuffer
+		}
+		buf, r, w = shift(buf, r, w, largest)
 	}
 }
 
 // shift makes room for the next read: what is left moves to the front, and a
-// buffer that was full is doubled.
-func shift(buf []byte, r, w int) ([]byte, int, int) {
+// buffer that was full is doubled up to the largest size.
+func shift(buf []byte, r, w, largest int) ([]byte, int, int) {
 	full := w == len(buf)
-	if full && len(buf) < maxBuffer {
+	if full && len(buf) < largest {
 		bigger := make([]byte, 2*len(buf))
 		return bigger, 0, copy(bigger, buf[r:w])
 	}
@@ -632,6 +665,11 @@ func (k *link) downEnds(err error, holding *bool) {
 		_ = k.client.Close()
 		return
 	}
+	t := time.AfterFunc(k.l.cfg.finWait, func() {
+		forget(k.client)
+		k.shut()
+	})
+	defer t.Stop()
 	k.fin(k.cover, k.client, &k.downEOF, &k.upEOF)
 }
 
@@ -689,6 +727,7 @@ func (p *pending) Close() error {
 	p.once.Do(func() {
 		p.k.setPlain()
 		p.k.end(net.ErrClosed)
+		p.k.giveSlot()
 	})
 	return nil
 }
@@ -710,7 +749,8 @@ func (p *pending) Answer(a *wire.Accept) (c transport.Carrier, err error) {
 func (p *pending) answer(a *wire.Accept) (transport.Carrier, error) {
 	k := p.k
 	full := *a
-	full.CoverIdle, full.CoverLifetime = k.l.cfg.Cover.Idle, k.l.cfg.Cover.Lifetime
+	limit := *k.l.limits.Load()
+	full.CoverIdle, full.CoverLifetime = limit.idle, limit.lifetime
 	payload := full.Append(nil)
 	if len(payload) > maxPlain-32-2 {
 		return nil, fmt.Errorf("accept payload of %d bytes does not fit a record", len(payload))
@@ -758,14 +798,18 @@ func (p *pending) answer(a *wire.Accept) (transport.Carrier, error) {
 	if refused {
 		k.out.stop = true
 		k.setPlain()
+		k.giveSlot()
 		return nil, nil
 	}
 	k.l.stats.carriers.Add(1)
-	return &relayCarrier{k}, nil
+	return &relayCarrier{k, limit}, nil
 }
 
 // relayCarrier implements [transport.Carrier] at the relay.
-type relayCarrier struct{ k *link }
+type relayCarrier struct {
+	k     *link
+	limit limits
+}
 
 // WriteFrames implements [transport.Carrier]. That nothing is sent before the
 // client has proved to be there (rule 7) is the session's care: it knows other
@@ -779,7 +823,7 @@ func (c *relayCarrier) ReadFrames(buf []byte) (int, error) { return c.k.in.readF
 
 // Properties implements [transport.Carrier].
 func (c *relayCarrier) Properties() transport.Properties {
-	return properties(c.k.l.cfg.Cover.Idle, c.k.l.cfg.Cover.Lifetime)
+	return properties(c.limit.idle, c.limit.lifetime)
 }
 
 func properties(idle, life time.Duration) transport.Properties {

@@ -30,6 +30,20 @@ func awaitReset(c net.Conn, _ <-chan struct{}) bool {
 	return wasReset
 }
 
+// forget lets the kernel keep c no longer than a second when it is closed after
+// its own FIN and before the peer's.
+func forget(c net.Conn) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return
+	}
+	if raw, err := sc.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_LINGER2, 1)
+		})
+	}
+}
+
 // gone reports whether c's connection no longer exists in the kernel.
 func gone(c net.Conn) bool {
 	sc, ok := c.(syscall.Conn)

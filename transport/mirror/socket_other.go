@@ -11,5 +11,8 @@ func awaitReset(_ net.Conn, done <-chan struct{}) bool {
 	return false
 }
 
+// forget leaves it to the kernel how long it keeps a closed connection.
+func forget(net.Conn) {}
+
 // gone is not known here.
 func gone(net.Conn) bool { return false }
