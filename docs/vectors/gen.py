@@ -437,6 +437,24 @@ def mirror():
     return f
 
 
+def resumes():
+    f = File("resume.txt", "Hellos with sealed frames (docs/PROTOCOL.md, \"Resumption keys and sealed frames\")")
+    said = b"\x01\x02\x00\x00\x19" + addr("news.example.org", 443) + b"hello"
+    for i, (cipher, n, dropped, frames) in enumerate([
+            (0, 2, (), b""),
+            (0, 7, (6,), said),
+            (1, 2**32 - 1, (1, 2, 500), said + b"\x02\x00\x20\x80\x04\x00\x00"),
+    ]):
+        key, number = drawn("resumption key %d" % i), 3 * i + 1
+        n_varint = bytes([n]) if n < 64 else struct.pack(">Q", n | 3 << 62)
+        frames = b"\x06" + n_varint + b"\x00" + frames  # CARRIER(n, active)
+        header = hello(cipher, token(drawn("token key"), drawn("id", 8), 0), 1, drawn("session secret %d" % i), n, dropped)
+        sealed = gcm_seal(key, bytes(8) + struct.pack(">I", n), frames, header)
+        f.add("RESUME", [("key", key), ("number", number), ("carrier", n), ("frames", frames), ("header", header),
+                         ("hello", header + struct.pack(">I", number) + sealed)])
+    return f
+
+
 def tokens():
     f = File("token.txt", "Tokens (docs/PROTOCOL.md, \"Tokens\")")
     for i, expiry in enumerate([0, 1, 325, 65535]):
@@ -490,5 +508,5 @@ def bundles():
 
 if __name__ == "__main__":
     check_primitives()
-    for file in mirror(), tokens(), bundles():
+    for file in mirror(), resumes(), tokens(), bundles():
         file.finish("--check" in sys.argv[1:])

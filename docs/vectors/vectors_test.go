@@ -1,11 +1,14 @@
-// Package vectors_test checks the tokens and bundles of this directory, which
+// Package vectors_test checks the hellos, tokens and bundles of this directory, which
 // a second implementation wrote, in both directions. The vectors of the mirror
 // transport are checked beside its code.
 package vectors_test
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/ed25519"
+	"encoding/binary"
 	"encoding/hex"
 	"os"
 	"os/exec"
@@ -15,6 +18,7 @@ import (
 	"testing"
 
 	"busel/config"
+	"busel/internal/wire"
 )
 
 func read(t *testing.T, name string) []map[string]string {
@@ -69,6 +73,52 @@ func TestToken(t *testing.T) {
 		}
 		if !config.VerifyToken(key, got) {
 			t.Errorf("expiry %s: does not verify", v["expiry"])
+		}
+	}
+}
+
+// A hello with sealed frames: nonce and additional data are those of
+// docs/PROTOCOL.md, section 10.1, and the frames within are whole.
+func TestResume(t *testing.T) {
+	for _, v := range read(t, "resume.txt") {
+		raw := unhex(t, v["hello"])
+		h, err := wire.ParseHello(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		header := h.AppendHeader(nil)
+		if h.Mode != wire.ModeResume || uint64(h.Carrier) != number(t, v["carrier"]) || !bytes.Equal(header, unhex(t, v["header"])) {
+			t.Errorf("the hello is read as %v", h)
+		}
+		if !bytes.Equal(h.Append(nil), raw) {
+			t.Error("the hello encodes to other bytes")
+		}
+		if got := binary.BigEndian.Uint32(h.SealedFrames); uint64(got) != number(t, v["number"]) {
+			t.Errorf("key number %d", got)
+		}
+		block, err := aes.NewCipher(unhex(t, v["key"]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		aead, err := cipher.NewGCM(block)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nonce := binary.BigEndian.AppendUint32(make([]byte, 8), h.Carrier)
+		frames, err := aead.Open(nil, nonce, h.SealedFrames[4:], header)
+		if err != nil || !bytes.Equal(frames, unhex(t, v["frames"])) {
+			t.Fatalf("opened to %x, %v", frames, err)
+		}
+		for i := 0; len(frames) > 0; i++ {
+			var f wire.Frame
+			n, err := wire.Parse(frames, &f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i == 0 && (f.Type != wire.Carrier || f.ID != uint64(h.Carrier) || f.State != wire.CarrierActive) {
+				t.Errorf("the first frame is %+v", f)
+			}
+			frames = frames[n:]
 		}
 	}
 }
