@@ -30,8 +30,8 @@ const (
 	// assumedIdle is told to clients as the idle limit of a cover that was not
 	// measured: below nginx's default of 75 s.
 	assumedIdle = 60 * time.Second
-	// borrowedCarriers is the most carriers to somebody else's site
-	// (docs/PROTOCOL.md, "Covers").
+	// borrowedCarriers is the most clients at a time in front of somebody else's site
+	// (docs/PROTOCOL.md, section 3.4).
 	borrowedCarriers = 20
 )
 
@@ -119,15 +119,16 @@ func (s *server) run(ctx context.Context) error {
 		parts = append(parts, run)
 	}
 	out := exit.New(s.exitConfig(site))
+	var slots chan struct{}
+	if site.Borrowed {
+		slots = make(chan struct{}, borrowedCarriers)
+	}
 	var listeners []*mirror.Listener
 	var accepting []transport.Listener
 	for _, addr := range s.set.Listen {
 		cfg := mirror.ListenerConfig{
 			Listen: func(ctx context.Context) (net.Listener, error) { return transport.System{}.Listen(ctx, addr) },
-			Key:    key, Cover: site, Logger: s.log,
-		}
-		if site.Borrowed {
-			cfg.MaxConns = borrowedCarriers
+			Key:    key, Cover: site, Slots: slots, Logger: s.log,
 		}
 		l, err := mirror.NewListener(cfg)
 		if err != nil {
@@ -135,6 +136,9 @@ func (s *server) run(ctx context.Context) error {
 		}
 		listeners, accepting = append(listeners, l), append(accepting, l)
 		parts = append(parts, l.Run)
+	}
+	if s.set.Cover != config.CoverBuiltin { // whose limits are known
+		parts = append(parts, measureCover(site, listeners, s.log))
 	}
 	serve := relay.New(relay.Config{Listeners: accepting, Gate: gate, Exit: out, Logger: s.log})
 	ctl := &control.Server{Log: s.log, Handler: func(_ context.Context, r control.Request) (any, error) {

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"busel/transport"
+	"busel/transport/mirror"
+)
+
+const (
+	// measureIdle bounds one measurement: a cover that holds an idle connection
+	// for longer is as good as one that never closes.
+	measureIdle = 10 * time.Minute
+	// The first visit comes some minutes after the start, so that restarts make
+	// none, the next ones a day later and more: a visitor like others.
+	measureFirst, measureSpread = time.Minute, 9 * time.Minute
+	measureEvery, measureLater  = 24 * time.Hour, 6 * time.Hour
+)
+
+// measureCover finds out how long the cover keeps an idle connection, and tells
+// the listeners. What fails is tried again a day later; clients are told
+// assumedIdle, or what was measured last.
+func measureCover(site mirror.Cover, listeners []*mirror.Listener, log *slog.Logger) func(context.Context) error {
+	network := transport.System{KeepAlive: transport.BrowserKeepAlive}
+	measure := func(ctx context.Context) (time.Duration, error) {
+		// The certificate is not judged: nothing is told to this cover but a
+		// request for its first page, and an invite cannot be asked here.
+		return mirror.MeasureIdle(ctx, network, site, mirror.Trust{})
+	}
+	tell := func(idle time.Duration) {
+		for _, l := range listeners {
+			l.SetCoverLimits(idle, site.Lifetime)
+		}
+	}
+	return func(ctx context.Context) error { return measureDaily(ctx, measure, tell, log) }
+}
+
+// measureDaily runs until ctx ends.
+func measureDaily(ctx context.Context, measure func(context.Context) (time.Duration, error), tell func(idle time.Duration), log *slog.Logger) error {
+	for wait := measureFirst + rand.N(measureSpread); ; wait = measureEvery + rand.N(measureLater) {
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		}
+		bounded, cancel := context.WithTimeout(ctx, measureIdle)
+		idle, err := measure(bounded)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			log.Debug("cover's idle limit was not measured", "err", err)
+			continue
+		case idle == 0: // still open
+			idle = measureIdle
+		}
+		// Limits travel in whole seconds, and 0 would be unknown.
+		idle = max(idle, time.Second)
+		log.Debug("cover's idle limit is measured", "limit", idle)
+		tell(idle)
+	}
+}
