@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -167,6 +168,18 @@ func TestFiveHundredInParallel(t *testing.T) {
 	}
 }
 
+// chromium loads the page through the proxy and returns what the browser made of
+// it.
+func chromium(t *testing.T, proxy, url string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+		"--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+		"--ignore-certificate-errors", "--proxy-bypass-list=<-loopback>", "--proxy-server="+proxy,
+		"--user-data-dir="+t.TempDir(), "--timeout=60000", "--dump-dom", url)
+	out, err := cmd.Output()
+	return string(out), err
+}
+
 // TestChromium loads an http and an https page in a real browser.
 func TestChromium(t *testing.T) {
 	need(t, "chromium")
@@ -186,17 +199,70 @@ func TestChromium(t *testing.T) {
 	for _, scheme := range []string{"socks5", "http"} {
 		for _, url := range []string{plain.URL, secure.URL} {
 			before := r.status(t).Relay.StreamsTotal
-			cmd := exec.CommandContext(t.Context(), "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-				"--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-				"--ignore-certificate-errors", "--proxy-bypass-list=<-loopback>", "--proxy-server="+scheme+"://"+c.proxy,
-				"--user-data-dir="+t.TempDir(), "--timeout=20000", "--dump-dom", url)
-			out, err := cmd.Output()
-			if err != nil || !strings.Contains(string(out), "and its script ran") {
+			out, err := chromium(t, scheme+"://"+c.proxy, url)
+			if err != nil || !strings.Contains(out, "and its script ran") {
 				t.Errorf("%s over %s: %v\n%s", url, scheme, err, out)
 			}
 			if after := r.status(t).Relay.StreamsTotal; after <= before {
 				t.Errorf("%s over %s went around the relay", url, scheme)
 			}
 		}
+	}
+}
+
+// TestChromiumWhileKilled loads a page of 50 parts while the connection between
+// client and relay is cut every 300 ms.
+func TestChromiumWhileKilled(t *testing.T) {
+	need(t, "chromium")
+	const parts, size = 50, 100_000
+	var p *path
+	r := startRelay(t, relayOptions{
+		cover: nginxtest.Run(t, nginxtest.Config{}),
+		via:   func(listen string) string { p = newPath(t, listen, 10*time.Millisecond); return p.addr() },
+	})
+	c := startClient(t, r.invite)
+	site := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if n, ok := strings.CutPrefix(req.URL.Path, "/part"); ok {
+			w.Header().Set("Content-Type", "text/javascript")
+			fmt.Fprintf(w, "/*%s*/document.body.append(' part %s.');", strings.Repeat("stork ", size/6), n)
+			return
+		}
+		w.Header().Set("Content-Type", "text/html")
+		io.WriteString(w, "<body>")
+		for i := range parts {
+			fmt.Fprintf(w, `<script async src="/part%d"></script>`, i)
+		}
+	}))
+	defer site.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cuts := make(chan int)
+	go func() {
+		n := 0
+		defer func() { cuts <- n }()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(300 * time.Millisecond):
+				n += p.cut()
+			}
+		}
+	}()
+	begin := time.Now()
+	out, err := chromium(t, "socks5://"+c.proxy, site.URL)
+	took := time.Since(begin)
+	cancel()
+	n := <-cuts
+	if err != nil {
+		t.Error(err)
+	}
+	for i := range parts {
+		if !strings.Contains(out, fmt.Sprintf(" part %d.", i)) {
+			t.Errorf("part %d is missing", i)
+		}
+	}
+	t.Logf("the browser took %v, with %d cuts", took.Round(time.Millisecond), n)
+	if n < 2 {
+		t.Errorf("only %d cuts", n)
 	}
 }

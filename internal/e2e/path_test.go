@@ -16,13 +16,13 @@ import (
 // freezes and records. It stands where a censor would.
 type path struct {
 	ln     net.Listener
-	to     string
 	oneWay time.Duration // delay of each direction, and of the TCP handshake
 	record bool          // keep what passes; set before the first connection
 	wg     sync.WaitGroup
 	over   chan struct{} // closed when the test ends
 
 	mu    sync.Mutex
+	to    string
 	links map[*link]struct{} // that live
 	all   []*link
 }
@@ -87,12 +87,23 @@ func (p *path) unblock(t *testing.T) {
 	p.open(t, p.addr())
 }
 
+// lead ends all connections and takes new ones elsewhere.
+func (p *path) lead(to string) {
+	p.mu.Lock()
+	p.to = to
+	p.mu.Unlock()
+	p.cut()
+}
+
 func (p *path) serve(in *net.TCPConn) {
 	defer in.Close()
 	if !p.pause(2 * p.oneWay) { // SYN and SYN-ACK
 		return
 	}
-	c, err := net.Dial("tcp", p.to)
+	p.mu.Lock()
+	to := p.to
+	p.mu.Unlock()
+	c, err := net.Dial("tcp", to)
 	if err != nil {
 		in.SetLinger(0)
 		return

@@ -4,19 +4,20 @@ package e2e
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
-
-	"crypto/sha256"
 
 	"busel/internal/nginxtest"
 )
@@ -35,10 +36,10 @@ func proxied(t *testing.T, proxy string) *http.Client {
 // RST on the path.
 func TestKilledTwentyTimes(t *testing.T) {
 	need(t, "curl")
+	size, kills := 200_000_000, 20
 	if testing.Short() {
-		t.Skip("takes half a minute")
+		size, kills = 40_000_000, 4
 	}
-	const size, kills = 200_000_000, 20
 	var p *path
 	r := startRelay(t, relayOptions{
 		cover: nginxtest.Run(t, nginxtest.Config{}),
@@ -117,6 +118,183 @@ func TestKilledTwentyTimes(t *testing.T) {
 			t.Logf("killed %d times, ss -K %t; the client moved %d times", n, ssKill, c.status(t).Moves-before)
 		})
 	}
+}
+
+// TestSilentDeath loses connections without a word to one end or both, while
+// bytes run both ways: they go on over a new connection within seconds.
+func TestSilentDeath(t *testing.T) {
+	var p *path
+	r := startRelay(t, relayOptions{
+		cover: nginxtest.Run(t, nginxtest.Config{}),
+		via:   func(listen string) string { p = newPath(t, listen, 20*time.Millisecond); return p.addr() },
+	})
+	c := startClient(t, r.invite)
+
+	// Both directions carry 8 MB/s until the end is called.
+	var down, up gauge
+	stop := make(chan struct{})
+	end := sync.OnceFunc(func() { close(stop) })
+	defer end()
+	sums := make(chan string, 2)
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method == "POST" {
+			h := sha256.New()
+			if _, err := io.Copy(io.MultiWriter(h, &up), req.Body); err != nil {
+				t.Errorf("the upload at the origin: %v", err)
+			}
+			fmt.Fprintf(w, "%x", h.Sum(nil))
+			return
+		}
+		h := sha256.New()
+		if _, err := io.Copy(io.MultiWriter(w, h), newPaced(stop)); err != nil {
+			t.Errorf("the download at the origin: %v", err)
+		}
+		sums <- fmt.Sprintf("%x", h.Sum(nil))
+	}))
+	defer origin.Close()
+	web := proxied(t, c.proxy)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer end()
+	wg.Go(func() {
+		resp, err := web.Get(origin.URL)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer resp.Body.Close()
+		h := sha256.New()
+		if _, err := io.Copy(io.MultiWriter(h, &down), resp.Body); err != nil {
+			t.Errorf("the download: %v", err)
+			return
+		}
+		if got, want := fmt.Sprintf("%x", h.Sum(nil)), <-sums; got != want {
+			t.Error("the download differs")
+		}
+	})
+	wg.Go(func() {
+		h := sha256.New()
+		resp, err := web.Post(origin.URL, "application/octet-stream", io.TeeReader(newPaced(stop), h))
+		if err != nil {
+			t.Errorf("the upload: %v", err)
+			return
+		}
+		defer resp.Body.Close()
+		if got, err := io.ReadAll(resp.Body); err != nil || string(got) != fmt.Sprintf("%x", h.Sum(nil)) {
+			t.Errorf("the upload differs: %s, %v", got, err)
+		}
+	})
+	moving := func() bool { return down.take() > 0 && up.take() > 0 }
+	eventually(t, 10*time.Second, "bytes run both ways", func() bool { return down.bytes() > 1<<20 && up.bytes() > 1<<20 })
+
+	const most = 5 * time.Second
+	for name, kill := range map[string]func() int{
+		"nobody notices":          p.freeze,
+		"only the client notices": func() int { return p.cutOneEnd(true) },
+		"only the relay notices":  func() int { return p.cutOneEnd(false) },
+	} {
+		// A carrier that died young is replaced more slowly, on purpose.
+		eventually(t, 2*most, "bytes run for a second", func() bool {
+			down.take()
+			up.take()
+			<-time.After(time.Second)
+			return moving()
+		})
+		_, before := p.live()
+		down.restart()
+		up.restart()
+		if n := kill(); n == 0 {
+			t.Fatalf("%s: there was no connection", name)
+		}
+		eventually(t, 3*most, "a new connection", func() bool { _, total := p.live(); return total > before })
+		mark := time.Now()
+		eventually(t, 3*most, "bytes run again", func() bool { return down.last().After(mark) && up.last().After(mark) })
+		d, u := down.longest(), up.longest()
+		t.Logf("%s: down stood still for %v, up for %v", name, d.Round(time.Millisecond), u.Round(time.Millisecond))
+		if d > most || u > most {
+			t.Errorf("%s: down stood still for %v, up for %v", name, d, u)
+		}
+	}
+	end()
+	wg.Wait()
+}
+
+// gauge measures bytes that arrive, and the longest time without.
+type gauge struct {
+	mu           sync.Mutex
+	total, taken int64
+	at           time.Time
+	gap          time.Duration
+}
+
+func (g *gauge) Write(b []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	if !g.at.IsZero() {
+		g.gap = max(g.gap, now.Sub(g.at))
+	}
+	g.at = now
+	g.total += int64(len(b))
+	return len(b), nil
+}
+
+func (g *gauge) bytes() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.total
+}
+
+// take returns the bytes since it was last called.
+func (g *gauge) take() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := g.total - g.taken
+	g.taken = g.total
+	return n
+}
+
+func (g *gauge) restart() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.at, g.gap = time.Now(), 0
+}
+
+func (g *gauge) last() time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.at
+}
+
+func (g *gauge) longest() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.gap
+}
+
+// paced is 8 MB/s of random bytes until stop is closed.
+type paced struct {
+	stop <-chan struct{}
+	src  *rand.ChaCha8
+	next time.Time
+}
+
+func newPaced(stop <-chan struct{}) io.Reader {
+	return &paced{stop: stop, src: rand.NewChaCha8([32]byte{}), next: time.Now()}
+}
+
+func (p *paced) Read(b []byte) (int, error) {
+	b = b[:min(len(b), 32<<10)]
+	select {
+	case <-p.stop:
+		return 0, io.EOF
+	case <-time.After(time.Until(p.next)):
+	}
+	p.next = p.next.Add(time.Duration(len(b)) * time.Second / 8_000_000)
+	if now := time.Now(); p.next.Before(now) {
+		p.next = now
+	}
+	return p.src.Read(b)
 }
 
 // TestCoverClosesEarly has a cover that ends idle connections after 2 s and any
