@@ -144,7 +144,7 @@ func (a *association) run(ctx context.Context, c *conn) {
 func (a *association) watch(c *conn) {
 	for {
 		a.mu.Lock()
-		idle := a.used.Add(associationIdle)
+		idle := a.used.Add(a.front.idle)
 		a.mu.Unlock()
 		if !time.Now().Before(idle) || c.SetReadDeadline(idle) != nil {
 			return

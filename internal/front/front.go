@@ -99,6 +99,7 @@ type Front struct {
 	associations   chan struct{} // one element for each that is open
 	firstByte      time.Duration // until the first byte
 	request        time.Duration // from there to the end of the request's head
+	idle           time.Duration // of a UDP association
 
 	ln   net.Listener
 	addr netip.AddrPort
@@ -141,6 +142,7 @@ func New(c Config) (*Front, error) {
 		associations:   make(chan struct{}, maxAssociations),
 		firstByte:      10 * time.Second,
 		request:        30 * time.Second,
+		idle:           associationIdle,
 		open:           map[*conn]struct{}{},
 	}
 	if f.status == nil {

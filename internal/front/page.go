@@ -179,6 +179,9 @@ func sentence(s Status) string {
 	case len(s.Paths) == 0:
 		return "There is no relay yet: add an invite with “client add”."
 	}
+	if s.AtRest() {
+		return "At rest: the client connects as soon as a program asks for something."
+	}
 	return "No relay can be reached right now. The client keeps trying by itself; check that this device is online."
 }
 

@@ -206,3 +206,22 @@ func TestStatusPageInChromium(t *testing.T) {
 		t.Errorf("no picture: %v", err)
 	}
 }
+
+func TestSentence(t *testing.T) {
+	for _, c := range []struct {
+		status Status
+		want   string
+		rest   bool
+	}{
+		{Status{}, "There is no relay yet", false},
+		{Status{Online: true, Carriers: []Carrier{{Relay: "r1", Transport: "mirror", State: Active}}}, "Connected through r1", false},
+		{Status{Online: true, Carriers: []Carrier{{Relay: "r1", Transport: "mirror", State: Suspect}}}, "faltering", false},
+		{Status{Paths: []Path{{State: Untried}}}, "At rest", true},
+		{Status{Paths: []Path{{State: Resting}, {State: Known}}}, "At rest", true},
+		{Status{Paths: []Path{{State: Resting}}}, "No relay can be reached", false},
+	} {
+		if got := sentence(c.status); !strings.Contains(got, c.want) || c.status.AtRest() != c.rest {
+			t.Errorf("%+v: %q, at rest %v", c.status, got, c.status.AtRest())
+		}
+	}
+}

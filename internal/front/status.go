@@ -2,6 +2,7 @@ package front
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 )
 
@@ -56,6 +57,13 @@ const (
 	Known   State = "known"   // worked before, not in use
 	Untried State = "untried"
 )
+
+// AtRest reports whether nothing is wrong with a client that is not connected: it
+// has a relay, and some way to it has not failed of late. It connects when a
+// program asks.
+func (s Status) AtRest() bool {
+	return !s.Online && slices.ContainsFunc(s.Paths, func(p Path) bool { return p.State != Resting })
+}
 
 // MarshalJSON writes the form of the contract.
 func (s Status) MarshalJSON() ([]byte, error) {

@@ -2,12 +2,19 @@ package front
 
 import (
 	"bytes"
+	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"busel/internal/flow"
 )
@@ -105,5 +112,113 @@ func TestQueueDropsTheOldest(t *testing.T) {
 	q.push([]byte("late"), flow.Addr{})
 	if q.size != 0 {
 		t.Error("a closed queue takes datagrams")
+	}
+}
+
+// pipe is an opener whose flow gives back what is written to it.
+type pipe struct {
+	refuser
+	back chan []byte
+}
+
+func (p *pipe) OpenPackets(context.Context) (flow.Packets, error) {
+	return &piped{pipe: p, ended: make(chan struct{})}, nil
+}
+
+type piped struct {
+	*pipe
+	once  sync.Once
+	ended chan struct{}
+}
+
+func (p *piped) ReadFrom(buf []byte) (int, flow.Addr, error) {
+	select {
+	case b := <-p.back:
+		return copy(buf, b), flow.Addr{IP: netip.IPv6Unspecified(), Port: 9}, nil
+	case <-p.ended:
+		return 0, flow.Addr{}, net.ErrClosed
+	}
+}
+
+func (p *piped) WriteTo(b []byte, _ flow.Addr) error {
+	select {
+	case p.back <- bytes.Clone(b):
+		return nil
+	case <-p.ended:
+		return net.ErrClosed
+	}
+}
+
+func (p *piped) Close() error { p.once.Do(func() { close(p.ended) }); return nil }
+
+// TestAssociationEndsWhenIdle: datagrams keep it, silence ends it, and noise on
+// the control connection does not keep it.
+func TestAssociationEndsWhenIdle(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 5 s")
+	}
+	const idle = 2 * time.Second // a busy machine must not look idle
+	f := run(t, Config{Opener: &pipe{back: make(chan []byte)}}, func(f *Front) { f.idle = idle })
+	c := connect(t, f)
+	defer c.Close()
+	io.WriteString(c, "\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00")
+	reply := make([]byte, 12)
+	if _, err := io.ReadFull(c, reply); err != nil || reply[3] != 0 {
+		t.Fatalf("%x, %v", reply, err)
+	}
+	socket, err := net.DialUDP("udp", nil, &net.UDPAddr{IP: reply[6:10], Port: int(binary.BigEndian.Uint16(reply[10:]))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	socket.SetDeadline(time.Now().Add(patience))
+	tick := time.NewTicker(idle / 10)
+	defer tick.Stop()
+	for i := range 15 { // longer than it may be idle
+		<-tick.C
+		io.WriteString(socket, "\x00\x00\x00\x01\xc0\x00\x02\x01\x00\x35hello")
+		buf := make([]byte, 100)
+		if n, err := socket.Read(buf); err != nil || !strings.HasSuffix(string(buf[:n]), "hello") || n != 22+5 {
+			t.Fatalf("datagram %d: %x, %v", i, buf[:n], err)
+		}
+	}
+	last := time.Now()
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		for {
+			<-tick.C
+			if _, err := io.WriteString(c, "noise"); err != nil {
+				return
+			}
+		}
+	}()
+	ended(t, c)
+	if took := time.Since(last); took < idle*9/10 {
+		t.Errorf("ended after %v of silence", took)
+	}
+	c.Close()
+	<-gone
+}
+
+// TestFloodOfAssociations: programs that associate and go at once leave nothing.
+func TestFloodOfAssociations(t *testing.T) {
+	f := run(t, Config{Opener: &pipe{back: make(chan []byte)}}, nil)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 100 {
+				c := connect(t, f)
+				io.WriteString(c, "\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00garbage")
+				c.SetLinger(0)
+				c.Close()
+			}
+		})
+	}
+	wg.Wait()
+	for end := time.Now().Add(patience); len(f.associations) > 0; runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatalf("%d associations are left", len(f.associations))
+		}
 	}
 }
