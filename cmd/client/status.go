@@ -70,19 +70,15 @@ func printStatus(std cli.Std, s front.Status) error {
 
 // summary is the state in a few words.
 func summary(s front.Status) string {
-	failing := len(s.Paths) > 0
-	for _, p := range s.Paths {
-		failing = failing && p.State == front.Resting
-	}
 	switch {
 	case s.Online:
 		return "connected"
 	case len(s.Paths) == 0:
 		return "there is no relay yet; take an invite with: client add INVITE"
-	case failing:
-		return "no relay can be reached right now; the client keeps trying"
+	case s.AtRest():
+		return "at rest; it connects as soon as a program asks"
 	}
-	return "at rest; it connects as soon as a program asks"
+	return "no relay can be reached right now; the client keeps trying"
 }
 
 // failureText says what the last failure of a way means.

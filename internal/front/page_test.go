@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -207,21 +208,31 @@ func TestStatusPageInChromium(t *testing.T) {
 	}
 }
 
+// The page says in one sentence what is the matter.
 func TestSentence(t *testing.T) {
 	for _, c := range []struct {
-		status Status
+		status front.Status
+		class  string
 		want   string
-		rest   bool
 	}{
-		{Status{}, "There is no relay yet", false},
-		{Status{Online: true, Carriers: []Carrier{{Relay: "r1", Transport: "mirror", State: Active}}}, "Connected through r1", false},
-		{Status{Online: true, Carriers: []Carrier{{Relay: "r1", Transport: "mirror", State: Suspect}}}, "faltering", false},
-		{Status{Paths: []Path{{State: Untried}}}, "At rest", true},
-		{Status{Paths: []Path{{State: Resting}, {State: Known}}}, "At rest", true},
-		{Status{Paths: []Path{{State: Resting}}}, "No relay can be reached", false},
+		{front.Status{}, "off", "There is no relay yet"},
+		{front.Status{Online: true, Carriers: []front.Carrier{{Relay: "r1", Transport: "mirror", State: front.Active}}}, "on", "Connected through r1"},
+		{front.Status{Online: true, Carriers: []front.Carrier{{Relay: "r1", Transport: "mirror", State: front.Suspect}}}, "on", "faltering"},
+		{front.Status{Paths: []front.Path{{State: front.Untried}}}, "rest", "At rest"},
+		{front.Status{Paths: []front.Path{{State: front.Resting}, {State: front.Known}}}, "rest", "At rest"},
+		{front.Status{Paths: []front.Path{{State: front.Resting}}}, "off", "No relay can be reached"},
 	} {
-		if got := sentence(c.status); !strings.Contains(got, c.want) || c.status.AtRest() != c.rest {
-			t.Errorf("%+v: %q, at rest %v", c.status, got, c.status.AtRest())
+		f := start(t, front.Config{Status: func() front.Status { return c.status }})
+		u, err := url.Parse(f.URL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		cookie := "Cookie: key-" + u.Port() + "=" + u.Query().Get("key")
+		_, body := ask(t, f, "GET", "/", "Host: "+u.Host, cookie)
+		_, say, _ := strings.Cut(body, `<p class="say `)
+		say, _, _ = strings.Cut(say, "</p>")
+		if !strings.HasPrefix(say, c.class+`"`) || !strings.Contains(say, c.want) {
+			t.Errorf("%+v: %s", c.status, say)
 		}
 	}
 }
