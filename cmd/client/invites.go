@@ -6,8 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net/http"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -17,39 +15,25 @@ import (
 	"busel/internal/state"
 )
 
-// maxInput bounds an invite with whatever text a messenger put around it.
-const maxInput = 64 << 10
-
 func addCommand() cli.Command {
 	return cli.Command{
-		Name: "add", Args: "INVITE | -", Summary: "take an invite",
+		Name: "add", Args: "INVITE | PICTURE ... | -", Summary: "take an invite",
 		Help: `
-Takes an invite: the line that begins with busel:, as it is. Spaces and line
-breaks in it do no harm. With - it is read from standard input, which keeps it
-out of the shell's history. An invite that is damaged, incomplete or not ours is
-refused with the reason, and nothing changes.`,
+Takes an invite: a picture of its QR code (PNG or JPEG: a screenshot, a scan or a
+photo), or the line that begins with busel:, as it is. Spaces and line breaks in
+it do no harm. With - either is read from standard input, which keeps the text out
+of the shell's history, and with -clipboard from the clipboard.
+An invite that is several QR codes is taken from one picture of all of them, or
+from several pictures named together, in any order. An invite that is damaged,
+incomplete or not ours is refused with the reason, and nothing changes.`,
 		Flags: func(flags *flag.FlagSet) cli.Action {
 			path := dirFlag(flags)
+			fromClipboard := flags.Bool("clipboard", false, "read the picture or text that was copied (Linux)")
 			return func(ctx context.Context, std cli.Std, args []string) error {
-				if len(args) == 0 {
-					return &cli.UsageError{Reason: "which invite? Give the text that begins with busel:, or - to read it from standard input"}
+				if len(args) == 0 && !*fromClipboard {
+					return &cli.UsageError{Reason: "which invite? Name its picture, give the text that begins with busel:, or - to read either from standard input"}
 				}
-				text := strings.Join(args, " ") // an unquoted invite with spaces is several arguments
-				if text == "-" {
-					data, err := cli.ReadInput(std.In, maxInput)
-					if err != nil {
-						return err
-					}
-					text = string(data)
-				} else if info, err := os.Stat(text); err == nil && !info.IsDir() {
-					return cli.Hint(fmt.Errorf("%s is a file; pictures are not available yet", text),
-						"paste the invite's text instead; if the file holds it: client add - < FILE")
-				}
-				if kind := http.DetectContentType([]byte(text)); strings.HasPrefix(kind, "image/") {
-					return cli.Hint(errors.New("this is a picture; pictures are not available yet"),
-						"paste the invite's text instead: the line that begins with busel:")
-				}
-				bundle, err := config.ParseText(text)
+				bundle, err := readInvite(ctx, std, args, *fromClipboard)
 				if err != nil {
 					return err
 				}

@@ -1,11 +1,11 @@
 // Command client is the resident's part of Busel: a proxy on localhost:1080 for
 // browsers and messengers that reaches the open internet through a relay.
 //
-//	client run    [-dir DIR] [-listen ADDR]      start the proxy
-//	client add    [-dir DIR] INVITE | -          take an invite
-//	client list   [-dir DIR] [-json]             relays that we hold
-//	client status [-dir DIR] [-json]             what the running client sees
-//	client share  [-dir DIR] [-png FILE] [NAME]  show an invite as text and QR code
+//	client run    [-dir DIR] [-listen ADDR]        start the proxy
+//	client add    [-dir DIR] INVITE | PICTURE | -  take an invite, as text or QR code
+//	client list   [-dir DIR] [-json]               relays that we hold
+//	client status [-dir DIR] [-json]               what the running client sees
+//	client share  [-dir DIR] [-png FILE] [NAME]    show an invite as text and QR code
 //	client remove [-dir DIR] NAME
 //
 // Invites and settings (client.toml, optional) are in one directory: busel where
