@@ -98,7 +98,21 @@ func newClient(d *Dialer, conn halfCloser, host string, hello *wire.Hello) (*cli
 	}
 	c.enter(transport.StageTLS)
 	var err error
-	c.tls, err = newTLS(&shim{pipe: c.pipe, turn: c.out.turn, conn: conn}, d.look, d.verifier.tlsConfig(),
+	s, log, cfg := &shim{pipe: c.pipe, turn: c.out.turn, conn: conn}, new(alarm), d.verifier.tlsConfig()
+	cfg.KeyLogWriter = log
+	cfg.VerifyConnection = func(state utls.ConnectionState) error {
+		err := d.verifier.connection(state)
+		if err != nil {
+			alert, aerr := log.record(state.Version, state.CipherSuite)
+			if aerr != nil {
+				d.log.Debug("alert is not the browser's", "err", aerr)
+			}
+			s.alert = alert
+		}
+		log.secret = nil
+		return err
+	}
+	c.tls, err = newTLS(s, d.look, cfg,
 		func(msg []byte, e *ecdh.PrivateKey) ([]byte, error) {
 			h, ok := parseClientHello(msg)
 			if !ok || h.share != [32]byte(e.PublicKey().Bytes()) {
