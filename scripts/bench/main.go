@@ -3,12 +3,15 @@
 // forwarder of two hops that seals with AES-GCM. Only the ratios between the
 // rows mean anything; everything shares the same processor cores.
 //
-//	go run ./scripts/bench [-size BYTES] [-rounds N] [-idle N] [-cover nginx|builtin|both]
+//	go run ./scripts/bench [-size BYTES] [-rounds N] [-requests N] [-idle N] [-cover nginx|builtin|both]
 //
 // It prints a Markdown table: throughput of one stream down and up (the median
 // of the rounds, which visit the ways in turn), its ratio to the plain proxy,
-// processor seconds per gigabyte in both hops together, and the resident memory of
-// each hop at rest and with idle streams, ten seconds after their last byte.
+// processor seconds per gigabyte in both hops together, requests of 1 kB per
+// second with 32 at a time, each on a connection of its own, the first byte of a
+// request when nothing else runs, from the connection to the proxy on, and the
+// resident memory of each hop at rest and with idle streams, ten seconds after
+// their last byte.
 //
 // The hops and the origin are processes of their own, so that their time can be
 // told apart; bench runs itself for those that are not Busel's. Everything is
@@ -34,6 +37,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -68,6 +72,8 @@ type way struct {
 	down  []float64  // bytes per second, a round each
 	up    []float64
 	cpu   [2][]float64 // of down and up: seconds per gigabyte in all hops
+	rate  []float64    // requests per second
+	first []float64    // seconds to the first byte
 	rest  []int64      // resident bytes of each hop
 	idle  []int64
 }
@@ -76,6 +82,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	size := flags.Int64("size", 512<<20, "`bytes` of one transfer")
 	rounds := flags.Int("rounds", 3, "transfers each way")
+	requests := flags.Int("requests", 2000, "requests of 1 kB in a round, 0 for none")
 	idle := flags.Int("idle", 1000, "idle streams, 0 for none")
 	cover := flags.String("cover", "both", "cover sites to measure: nginx, builtin or both")
 	if err := flags.Parse(args); err != nil {
@@ -89,8 +96,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	default:
 		return fmt.Errorf("-cover %q: want nginx, builtin or both", *cover)
 	}
-	if *size < 1 || *rounds < 1 || *idle < 0 {
-		return errors.New("-size and -rounds must be at least 1, -idle at least 0")
+	if *size < 1 || *rounds < 1 || *idle < 0 || *requests < 0 {
+		return errors.New("-size and -rounds must be at least 1, -idle and -requests at least 0")
 	}
 
 	b := &bench{ctx: ctx}
@@ -114,6 +121,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 				}
 				*into = append(*into, rate)
 				w.cpu[direction] = append(w.cpu[direction], (cpu(w.hops)-before)/(float64(*size)/1e9))
+			}
+			if *requests > 0 {
+				if err := b.requests(w, *requests); err != nil {
+					return fmt.Errorf("%s: %w", w.name, err)
+				}
 			}
 		}
 	}
@@ -383,16 +395,16 @@ func (b *bench) dial(proxy string) (net.Conn, error) {
 	}
 	request := append([]byte{5, 1, 0, 5, 1, 0, 1}, origin.Addr().AsSlice()...)
 	request = binary.BigEndian.AppendUint16(request, origin.Port())
-	answer := make([]byte, 2+10)
+	reply := make([]byte, 2+10)
 	if _, err = c.Write(request[:3]); err == nil {
-		if _, err = io.ReadFull(c, answer[:2]); err == nil {
+		if _, err = io.ReadFull(c, reply[:2]); err == nil {
 			if _, err = c.Write(request[3:]); err == nil {
-				_, err = io.ReadFull(c, answer[2:])
+				_, err = io.ReadFull(c, reply[2:])
 			}
 		}
 	}
-	if err == nil && answer[3] != 0 {
-		err = fmt.Errorf("proxy answers %d", answer[3])
+	if err == nil && reply[3] != 0 {
+		err = fmt.Errorf("proxy answers %d", reply[3])
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
@@ -438,6 +450,51 @@ func (b *bench) transfer(proxy string, what byte, size int64) (float64, error) {
 	return float64(size) / time.Since(start).Seconds(), nil
 }
 
+// Of the small requests: as many at a time as a page with many parts asks for,
+// each the size of a small answer in bytes.
+const (
+	atATime = 32
+	answer  = 1000
+)
+
+// requests measures n small requests, many at a time, and then first bytes.
+func (b *bench) requests(w *way, n int) error {
+	var (
+		wg   sync.WaitGroup
+		left atomic.Int64
+		errs = make(chan error, atATime)
+	)
+	left.Store(int64(n))
+	start := time.Now()
+	for range atATime {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				if _, err := b.transfer(w.proxy, 'd', answer); err != nil {
+					errs <- err
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(start)
+	close(errs)
+	if err := <-errs; err != nil {
+		return err
+	}
+	w.rate = append(w.rate, float64(n)/took.Seconds())
+	var first []float64
+	for range 21 {
+		start := time.Now()
+		if _, err := b.transfer(w.proxy, 'd', 1); err != nil {
+			return err
+		}
+		first = append(first, time.Since(start).Seconds())
+	}
+	w.first = append(w.first, median(first))
+	return nil
+}
+
 // settle is how long after the last byte memory is measured, which the promise
 // of 45 MiB for 1,000 idle streams names.
 const settle = 10 * time.Second
@@ -450,7 +507,7 @@ func (b *bench) idleStreams(w *way, n int) error {
 			_ = c.Close()
 		}
 	}()
-	answer := make([]byte, 1024)
+	data := make([]byte, 1024)
 	for range n {
 		c, err := b.dial(w.proxy)
 		if err != nil {
@@ -458,10 +515,10 @@ func (b *bench) idleStreams(w *way, n int) error {
 		}
 		open = append(open, c)
 		_ = c.SetDeadline(time.Now().Add(15 * time.Second))
-		if _, err := c.Write(binary.BigEndian.AppendUint64([]byte{'i'}, uint64(len(answer)))); err != nil {
+		if _, err := c.Write(binary.BigEndian.AppendUint64([]byte{'i'}, uint64(len(data)))); err != nil {
 			return err
 		}
-		if _, err := io.ReadFull(c, answer); err != nil {
+		if _, err := io.ReadFull(c, data); err != nil {
 			return err
 		}
 	}
@@ -481,15 +538,23 @@ func median(all []float64) float64 {
 
 func table(out io.Writer, ways []*way, size int64, rounds, idle int) {
 	fmt.Fprintf(out, "One stream of %d MB, median of %d rounds; memory at rest and with %d idle streams (client hop + relay hop).\n\n", size/1e6, rounds, idle)
-	fmt.Fprintln(out, "| way | down MB/s | ratio | up MB/s | ratio | CPU s/GB down | up | at rest MiB | idle MiB |")
-	fmt.Fprintln(out, "|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+	fmt.Fprintln(out, "| way | down MB/s | ratio | up MB/s | ratio | CPU s/GB down | up | requests/s | first byte ms | at rest MiB | idle MiB |")
+	fmt.Fprintln(out, "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
 	base := ways[1] // the plain proxy
 	for _, w := range ways {
 		down, up := median(w.down), median(w.up)
-		fmt.Fprintf(out, "| %s | %.0f | %.2f | %.0f | %.2f | %.2f | %.2f | %s | %s |\n", w.name,
+		fmt.Fprintf(out, "| %s | %.0f | %.2f | %.0f | %.2f | %.2f | %.2f | %s | %s | %s | %s |\n", w.name,
 			down/1e6, down/median(base.down), up/1e6, up/median(base.up),
-			median(w.cpu[0]), median(w.cpu[1]), mebibytes(w.rest), mebibytes(w.idle))
+			median(w.cpu[0]), median(w.cpu[1]), number("%.0f", w.rate, 1), number("%.2f", w.first, 1000), mebibytes(w.rest), mebibytes(w.idle))
 	}
+}
+
+// number is the median times the factor, empty if nothing was measured.
+func number(format string, all []float64, factor float64) string {
+	if len(all) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(format, median(all)*factor)
 }
 
 func mebibytes(all []int64) string {

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 
 func TestEveryWayIsMeasured(t *testing.T) {
 	var out bytes.Buffer
-	if err := run(t.Context(), []string{"-size", "1000000", "-rounds", "1", "-idle", "0", "-cover", "builtin"}, &out); err != nil {
+	if err := run(t.Context(), []string{"-size", "1000000", "-rounds", "1", "-requests", "100", "-idle", "0", "-cover", "builtin"}, &out); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"direct", "splice", "AES-GCM", "builtin"} {
@@ -33,7 +33,7 @@ func TestEveryWayIsMeasured(t *testing.T) {
 }
 
 func TestBadFlags(t *testing.T) {
-	for _, args := range [][]string{{"-cover", "none"}, {"-size", "0"}, {"-rounds", "0"}, {"-idle", "-1"}} {
+	for _, args := range [][]string{{"-cover", "none"}, {"-size", "0"}, {"-rounds", "0"}, {"-idle", "-1"}, {"-requests", "-1"}} {
 		if err := run(t.Context(), args, io.Discard); err == nil {
 			t.Errorf("%v was taken", args)
 		}
