@@ -161,3 +161,32 @@ func TestReplayGetsNoProof(t *testing.T) {
 		})
 	}
 }
+
+// TestSlowCover checks rule 5 from end to end: the reply follows a word of the
+// cover and its silence, and comes in the end without them.
+func TestSlowCover(t *testing.T) {
+	s := goSite(t, nil)
+	for name, c := range map[string]struct {
+		hold        int
+		least, most time.Duration
+	}{
+		"ordinary": {0, coverSilence, replyLatest - 50*time.Millisecond},
+		"silent":   {1000, replyLatest, 10 * replyLatest}, // after its flight
+	} {
+		t.Run(name, func(t *testing.T) {
+			slow := newStage(t, s.addr)
+			slow.mu.Lock()
+			slow.holdAfter = c.hold
+			slow.mu.Unlock()
+			far := *s
+			far.addr = slow.addr
+			r := startRelay(t, &far, nil)
+			d := r.dialer(t, nil)
+			begin := time.Now()
+			r.pair(t, d)
+			if took := time.Since(begin); took < c.least || took > c.most {
+				t.Errorf("the dial took %v, want %v to %v", took, c.least, c.most)
+			}
+		})
+	}
+}
