@@ -46,8 +46,9 @@
 // # Guarantees
 //
 // A stranger's bytes are passed on unchanged in both directions for the
-// connection's life, FIN as FIN and RST as RST, with no timer of ours
-// but the minute after the cover's FIN that a kernel has, too. A covert record is sent only to a relay whose cover proved its certificate (and, with a
+// connection's life, FIN as FIN and RST as RST, with no timer of ours but the
+// minute after the cover's FIN that a web server's kernel has, too. A covert
+// record is sent only to a relay whose cover proved its certificate (and, with a
 // borrowed cover, only after the relay's proof). What a stranger can send costs
 // bounded memory: at most 16 KiB of ClientHello and one record.
 package mirror
