@@ -11,7 +11,7 @@ type source struct {
 
 func newSource(r io.Reader) *source { return &source{r: r, ready: newReadiness(r)} }
 
-// read returns a chunk with data, or nil, and an error, or nil.
+// read returns chunks with data, linked by next, or nil, and an error, or nil.
 func (src *source) read(p *pools) (*chunk, error) {
 	if src.ready != nil {
 		return src.ready.read(p)

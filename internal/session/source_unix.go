@@ -14,10 +14,14 @@ type readiness struct {
 	raw  syscall.RawConn
 	poll func(fd uintptr) bool
 	p    *pools
-	ch   *chunk
+	ch   *chunk // the first of n that were read
 	n    int
 	err  error
 }
+
+// maxRead is how many chunks are read at once from a socket that has them: a
+// batch, so that a carrier is woken once for all of it.
+const maxRead = maxBatch / bigBuffer
 
 // newReadiness returns nil unless r is a socket of package net itself: a type
 // that embeds one may hold bytes of its own in front.
@@ -39,34 +43,48 @@ func newReadiness(r io.Reader) *readiness {
 	return rd
 }
 
-// try reads once, and reports false if the socket is silent.
+// try reads what is there, up to maxRead chunks, and reports false if the
+// socket is silent. An error is told once only by the system, so it is kept
+// beside what was read before it.
 func (rd *readiness) try(fd uintptr) bool {
-	ch := rd.p.chunk(maxData)
-	for {
-		rd.n, rd.err = syscall.Read(int(fd), ch.buf[room:room+maxData])
-		if rd.err != syscall.EINTR {
-			break
+	rd.err = nil
+	for last := &rd.ch; ; last = &(*last).next {
+		ch := rd.p.chunk(maxData)
+		n, err := readOnce(int(fd), ch.buf[room:room+maxData])
+		if n <= 0 {
+			rd.p.put(ch)
+			if err == syscall.EAGAIN {
+				return rd.ch != nil
+			}
+			rd.err = err
+			return true
+		}
+		*last = ch
+		ch.end = room + n
+		if rd.n++; n < maxData || rd.n == maxRead {
+			return true
 		}
 	}
-	if rd.err == nil && rd.n > 0 {
-		rd.ch = ch
-		return true
+}
+
+func readOnce(fd int, b []byte) (n int, err error) {
+	for {
+		if n, err = syscall.Read(fd, b); err != syscall.EINTR {
+			return n, err
+		}
 	}
-	rd.p.put(ch)
-	return rd.err != syscall.EAGAIN
 }
 
 func (rd *readiness) read(p *pools) (*chunk, error) {
-	rd.p, rd.ch = p, nil
+	rd.p, rd.ch, rd.n = p, nil, 0
 	if err := rd.raw.Read(rd.poll); err != nil {
 		return nil, err
 	}
 	switch {
 	case rd.err != nil:
-		return nil, os.NewSyscallError("read", rd.err)
+		return rd.ch, os.NewSyscallError("read", rd.err)
 	case rd.ch == nil:
 		return nil, io.EOF
 	}
-	rd.ch.end = room + rd.n
 	return rd.ch, nil
 }

@@ -508,11 +508,14 @@ func (s *Stream) ReadFrom(r io.Reader) (total int64, err error) {
 		}
 		ch, err := src.read(&c.pools)
 		if ch != nil {
-			n := ch.len()
-			total += int64(n)
 			c.mu.Lock()
-			if werr := s.enqueue(ch, src); werr != nil {
-				err = werr
+			for next := ch; next != nil; {
+				ch, next = next, next.next
+				ch.next = nil
+				total += int64(ch.len())
+				if werr := s.enqueue(ch, src); werr != nil {
+					err = werr
+				}
 			}
 			c.unlock()
 		}
