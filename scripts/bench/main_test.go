@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 
 func TestEveryWayIsMeasured(t *testing.T) {
 	var out bytes.Buffer
-	if err := run(t.Context(), []string{"-size", "1000000", "-rounds", "1", "-requests", "100", "-idle", "0", "-cover", "builtin"}, &out); err != nil {
+	if err := run(t.Context(), []string{"-size", "1000000", "-rounds", "1", "-requests", "100", "-idle", "0", "-cover", "builtin", "-least", "0"}, &out); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"direct", "splice", "AES-GCM", "builtin"} {
@@ -29,6 +29,13 @@ func TestEveryWayIsMeasured(t *testing.T) {
 	}
 	if strings.Contains(out.String(), "| 0 |") || strings.Contains(out.String(), "NaN") {
 		t.Errorf("a throughput is missing:\n%s", out.String())
+	}
+}
+
+func TestTooSlow(t *testing.T) {
+	err := run(t.Context(), []string{"-size", "1000000", "-rounds", "1", "-requests", "0", "-idle", "0", "-cover", "builtin", "-least", "1000"}, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "less than 1000.00") {
+		t.Errorf("a ratio below the least: %v", err)
 	}
 }
 
