@@ -308,8 +308,10 @@ func gallery(t testing.TB) []exhibit {
 	show("2 pixels a module", scene{module: 2, margin: 4}, 0)
 	show("3.3 pixels a module", scene{module: 3.3, margin: 4, w: 800, h: 600}, 50)
 	show("slant, 300 bytes", scene{module: 7.5, margin: 4, tilt: 0.25, turn: 5, w: 900, h: 900}, 70)
-	show("photo, 300 bytes", scene{module: 18, margin: 4, tilt: 0.2, turn: 12, w: 4000, h: 3000, shadow: 0.5, noise: 25, blur: 1}, 75)
-	show("small in a photo", scene{module: 6, margin: 4, turn: 4, w: 4000, h: 3000, noise: 10}, 75)
+	if !race {
+		show("photo, 300 bytes", scene{module: 18, margin: 4, tilt: 0.2, turn: 12, w: 4000, h: 3000, shadow: 0.5, noise: 25, blur: 1}, 75)
+		show("small in a photo", scene{module: 6, margin: 4, turn: 4, w: 4000, h: 3000, noise: 10}, 75)
+	}
 	show("blurred", scene{module: 8, margin: 4, blur: 3, noise: 10}, 60)
 	all = append(all, exhibit{"transparent", asPNG(t, transparent(render(t, code, scene{margin: 4}))), usual, nil},
 		exhibit{"3 frames", drawn(t, long), long, nil},
@@ -317,11 +319,15 @@ func gallery(t testing.TB) []exhibit {
 		exhibit{"16 frames", drawn(t, most), most, nil},
 		exhibit{"16 frames, as a messenger scales them down", asJPEG(t, render(t, drawn(t, most), scene{module: 1280. / 308, margin: 4}), 80), most, nil})
 
+	if !race {
+		all = append(all,
+			exhibit{"noise, JPEG", asJPEG(t, noise(), 30), nil, ErrNoCode},
+			exhibit{"noise, JPEG of high quality", asJPEG(t, noise(), 75), nil, ErrNoCode},
+			exhibit{"noise, PNG of one bit", asPNG(t, bitNoise()), nil, ErrNoCode},
+		)
+	}
 	foreign := drawnText(t, "https://example.org/secret")
 	all = append(all,
-		exhibit{"noise, JPEG", asJPEG(t, noise(), 30), nil, ErrNoCode},
-		exhibit{"noise, JPEG of high quality", asJPEG(t, noise(), 75), nil, ErrNoCode},
-		exhibit{"noise, PNG of one bit", asPNG(t, bitNoise()), nil, ErrNoCode},
 		exhibit{"white", asPNG(t, image.NewGray(image.Rect(0, 0, 500, 500))), nil, ErrNoCode},
 		exhibit{"a pixel", asPNG(t, image.NewGray(image.Rect(0, 0, 1, 1))), nil, ErrNoCode},
 		exhibit{"a line", asPNG(t, image.NewGray(image.Rect(0, 0, 1<<20, 1))), nil, ErrNoCode},
