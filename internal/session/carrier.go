@@ -133,6 +133,7 @@ func (c *core) greetPeer(a *attachment) {
 	a.greet, a.pingDue = c.client, true
 	c.windowDue = true
 	c.ackAll()
+	c.announce = nil // all of it is said anew
 	if c.onGreet != nil {
 		c.onGreet(a)
 	}

@@ -97,6 +97,21 @@ func NewClient(cfg ClientConfig) *Client {
 	return cl
 }
 
+// Fail ends every stream, because the relay serves this session no more: the
+// invite is void. The session begins anew, so that streams opened later are
+// tried afresh.
+func (cl *Client) Fail(cause error) {
+	c := cl.c
+	c.mu.Lock()
+	defer c.unlock()
+	for s := range c.all {
+		if s.kind == kindProxy {
+			s.kill(&flow.OpenError{Code: flow.NotAllowed, Detail: flow.DetailInvite, Err: cause})
+		}
+	}
+	c.onBroken(cause)
+}
+
 // Run keeps the session's timers until ctx ends, which ends the session: all
 // streams fail with [ErrEnded] and carriers are closed. It returns [ErrEnded].
 func (cl *Client) Run(ctx context.Context) error { return cl.c.run(ctx) }

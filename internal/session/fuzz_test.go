@@ -234,6 +234,28 @@ func TestControlCost(t *testing.T) {
 	}
 }
 
+// Carriers that die before they have said anything leave no heap of
+// announcements.
+func TestAnnouncementsAreBounded(t *testing.T) {
+	for name, c := range map[string]*core{"client": NewClient(ClientConfig{}).c, "relay": NewServer(ServerConfig{}).c} {
+		c.mu.Lock()
+		for n := range uint32(3 * maxGaveUp) {
+			a := c.newAttachment(n)
+			a.carrier, a.live, a.proven = deadCarrier{}, true, true
+			c.setOpen(a)
+			c.greetPeer(a)
+			if n > 0 {
+				c.detach(a, ErrDropped) // the first lives, and is stuck
+			}
+			c.after = nil
+		}
+		if n := len(c.announce); n > maxGaveUp+3 {
+			t.Errorf("%s: %d announcements wait", name, n)
+		}
+		c.unlock()
+	}
+}
+
 func seeds(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 0, 0, 10, 1, 2, 0, 1})
 	f.Add([]byte{0, 1, 2, 0, 1, 7, 1, 127, 0, 0, 1, 0, 80, 13, 0, 4, 2, 1, 20, 13, 15})
