@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -43,7 +43,8 @@ type link struct {
 
 // sync makes the links those of the invites that are held: new ones start,
 // removed and replaced ones end, the others go on undisturbed.
-func (r *relays) sync(held []state.Invite) error {
+// A relay that this version cannot use is left out, and the log says why.
+func (r *relays) sync(held []state.Invite) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var links []*link
@@ -57,7 +58,8 @@ func (r *relays) sync(held []state.Invite) error {
 			}
 			l, err := r.start(label, v.Bundle, &v.Bundle.Relays[i])
 			if err != nil {
-				return err
+				r.log.Warn("a relay cannot be used", "relay", label, "err", err)
+				continue
 			}
 			links = append(links, l)
 		}
@@ -68,7 +70,6 @@ func (r *relays) sync(held []state.Invite) error {
 		}
 	}
 	r.links = links
-	return nil
 }
 
 // adapter makes a *session.Client what a keeper serves.
@@ -101,6 +102,9 @@ func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*l
 			routes = append(routes, transport.Route{Relay: label, Transport: t.Name, Address: a.String(), Options: t.Options})
 		}
 	}
+	if len(routes) == 0 {
+		return nil, errors.New("its invite names only ways to travel that this version lacks; get a newer Busel")
+	}
 	l.keeper = rotate.New(rotate.Config{
 		Routes: routes, Dialers: map[string]transport.Dialer{"mirror": dialer},
 		Session: adapter{l.session}, Logger: r.log,
@@ -115,6 +119,12 @@ func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*l
 			}
 		})
 	}
+	r.wg.Go(func() {
+		<-ctx.Done()
+		if err := dialer.Close(); err != nil {
+			r.log.Debug("carriers did not end well", "relay", label, "err", err)
+		}
+	})
 	return l, nil
 }
 
@@ -158,9 +168,13 @@ func (r *relays) OpenPackets(ctx context.Context) (flow.Packets, error) {
 func (r *relays) best() (flow.Opener, error) {
 	g := r.group()
 	if len(g) == 0 {
-		return nil, fmt.Errorf("%w: take an invite with `client add`", front.ErrNoRelay)
+		return nil, front.ErrNoInvite
 	}
-	return g.Best(), nil
+	m := g.Best()
+	if m.Keeper.Void() {
+		return nil, &flow.OpenError{Code: flow.NotAllowed, Detail: flow.DetailInvite}
+	}
+	return m.Opener, nil
 }
 
 // moved grows with every byte and stream.

@@ -73,12 +73,12 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 	rel := &relays{ctx: ctx, log: log}
 	defer rel.wg.Wait()
 	defer cancel()
-	load := func() error {
+	load := func() {
 		held, fault := dir.Invites()
 		if fault != nil {
 			log.Warn("an invite cannot be read", "err", fault)
 		}
-		return rel.sync(held)
+		rel.sync(held)
 	}
 	var local *front.Front
 	status := func() front.Status {
@@ -96,15 +96,14 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 	if err := local.Listen(ctx); err != nil {
 		return err
 	}
-	if err := load(); err != nil {
-		return err
-	}
+	load()
 	ctl := &control.Server{Log: log, Handler: func(_ context.Context, r control.Request) (any, error) {
 		switch r.Op {
 		case opStatus:
 			return status(), nil
 		case opReload:
-			return nil, load()
+			load()
+			return nil, nil
 		}
 		return nil, fmt.Errorf("unknown request %q", r.Op)
 	}}

@@ -77,6 +77,7 @@ const (
 	DetailTimeout          Detail = 5
 	DetailQuota            Detail = 6
 	DetailRelayRestarted   Detail = 7 // the relay no longer knows the session
+	DetailInvite           Detail = 8 // the invite was revoked or has expired
 )
 
 var details = [...]string{
@@ -88,6 +89,7 @@ var details = [...]string{
 	DetailTimeout:          "did not answer in time",
 	DetailQuota:            "was not tried: the invite's quota is used up",
 	DetailRelayRestarted:   "was lost because the relay restarted",
+	DetailInvite:           "was not tried: the invite is no longer valid",
 }
 
 // String is a predicate about a destination: "refused the connection".

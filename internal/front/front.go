@@ -44,7 +44,7 @@ const (
 	// DefaultConnectTimeout is how long an application waits for the answer to
 	// its request. Moving to another carrier takes seconds, and the exit gives a
 	// destination 20 s; browsers give up after minutes.
-	DefaultConnectTimeout = 60 * time.Second
+	DefaultConnectTimeout = 30 * time.Second
 	// DefaultMaxConns bounds descriptors and memory. A browser with many tabs
 	// holds a few hundred connections.
 	DefaultMaxConns = 8192
@@ -63,6 +63,9 @@ const (
 // ErrNoRelay is to be wrapped by the error of an [flow.Opener] that has no relay
 // to ask. Applications are then told that no relay can be reached.
 var ErrNoRelay = errors.New("no relay can be reached")
+
+// ErrNoInvite is to be wrapped likewise by one that holds no relay at all.
+var ErrNoInvite = errors.New("no invite is held")
 
 // Config says where to listen and what to open connections with.
 type Config struct {

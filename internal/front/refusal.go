@@ -29,6 +29,8 @@ func refusalFor(host string, err error) refusal {
 		return refusal{http.StatusForbidden, "This address is the proxy itself: open it without the proxy, with the link that the program printed at its start."}
 	case errors.Is(err, context.DeadlineExceeded):
 		return refusal{http.StatusGatewayTimeout, "There was no answer about " + host + " in time: try again in a minute, the connection to the relay may be moving."}
+	case errors.Is(err, ErrNoInvite):
+		return refusal{http.StatusServiceUnavailable, "There is no invite yet: take one with `client add`, then reload."}
 	case errors.Is(err, ErrNoRelay):
 		return refusal{http.StatusServiceUnavailable, "No relay can be reached right now: check that this device is online; the proxy keeps trying, so reload in a minute."}
 	}
@@ -37,6 +39,8 @@ func refusalFor(host string, err error) refusal {
 
 func refusalForOpen(host string, open *flow.OpenError) refusal {
 	switch open.Detail {
+	case flow.DetailInvite:
+		return refusal{http.StatusServiceUnavailable, "Your invite is no longer valid: ask the person who gave it to you for a new one."}
 	case flow.DetailNameNotFound:
 		return refusal{http.StatusBadGateway, "There is no site named " + host + ": check the spelling of the address."}
 	case flow.DetailNameServerFailed:

@@ -14,16 +14,16 @@ type Group []Member
 // Best is where to open the next stream or flow: the first that is attached,
 // else the first that did not fail lately, else the first. The group must not
 // be empty. What is open stays with its relay.
-func (g Group) Best() flow.Opener {
+func (g Group) Best() Member {
 	for _, m := range g {
 		if m.Keeper.Attached() {
-			return m.Opener
+			return m
 		}
 	}
 	for _, m := range g {
 		if !m.Keeper.Failing() {
-			return m.Opener
+			return m
 		}
 	}
-	return g[0].Opener
+	return g[0]
 }

@@ -64,6 +64,8 @@ type Session interface {
 	// is in good health, or until ctx ends, which is the only error.
 	WaitNeeded(ctx context.Context) error
 	Offer() Offer
+	// Fail ends all streams: the relay refuses the invite.
+	Fail(cause error)
 }
 
 // State is the state of a path in `client status -json`.
@@ -107,6 +109,7 @@ type Keeper struct {
 	paths    []Path
 	attached int
 	failed   time.Time // when every route had failed in a row; zero after a success
+	refused  time.Time // when the relay said that the invite is void; zero after a success
 }
 
 // New returns a keeper that does nothing until Run.
@@ -162,6 +165,12 @@ func (k *Keeper) Run(ctx context.Context) error {
 			born = time.Now()
 		case isRefusal(err):
 			next = time.Now().Add(jitter(refusedPause))
+			if isVoid(err) {
+				k.mu.Lock()
+				k.refused = time.Now()
+				k.mu.Unlock()
+				k.cfg.Session.Fail(err)
+			}
 		default:
 			disappointed(maxPause)
 		}
@@ -242,14 +251,18 @@ func (k *Keeper) noteFailure(r transport.Route, err error) {
 	if de, ok := errors.AsType[*transport.DialError](err); ok && de.Failure != "" {
 		failure = de.Failure
 	}
+	level := slog.LevelWarn
 	k.update(r, func(p *Path) {
+		if p.State == Resting && p.Failure == failure {
+			level = slog.LevelDebug // said before; it would be said every few seconds
+		}
 		p.Failure = failure
 		p.Failures++
 		if p.carriers == 0 {
 			p.State, p.Since = Resting, time.Now()
 		}
 	})
-	k.log.Warn("could not reach the relay", "relay", r.Relay, "transport", r.Transport, "failure", string(failure), "stage", stage(err))
+	k.log.Log(context.Background(), level, "could not reach the relay", "relay", r.Relay, "transport", r.Transport, "failure", string(failure), "stage", stage(err))
 }
 
 func stage(err error) string {
@@ -265,7 +278,7 @@ func (k *Keeper) noteJoin(r transport.Route, took time.Duration) {
 		p.Successes++
 		p.carriers++
 		k.attached++
-		k.failed = time.Time{}
+		k.failed, k.refused = time.Time{}, time.Time{}
 	})
 	k.log.Info("connected to the relay", "relay", r.Relay, "transport", r.Transport, "took", took.Round(time.Millisecond))
 }
@@ -290,7 +303,11 @@ func (k *Keeper) noteEnd(r transport.Route, lived time.Duration, err error) {
 			p.State = Resting
 		}
 	})
-	k.log.Info("connection to the relay ended", "relay", r.Relay, "transport", r.Transport, "failure", string(failure), "lived", lived.Round(time.Millisecond))
+	level, said := slog.LevelInfo, "connection to the relay was cut"
+	if failure == "" { // the cover's idle limit, or ours
+		level, said = slog.LevelDebug, "connection to the relay ended"
+	}
+	k.log.Log(context.Background(), level, said, "relay", r.Relay, "transport", r.Transport, "failure", string(failure), "lived", lived.Round(time.Millisecond))
 }
 
 func (k *Keeper) update(r transport.Route, change func(*Path)) {
@@ -323,9 +340,23 @@ func (k *Keeper) Failing() bool {
 	return !k.failed.IsZero() && time.Since(k.failed) < forgive
 }
 
+// Void reports whether the relay said, less than refusedPause ago, that the
+// invite was revoked or has expired: until that is over nothing is dialled.
+func (k *Keeper) Void() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return !k.refused.IsZero() && time.Since(k.refused) < refusedPause
+}
+
 func isRefusal(err error) bool {
 	_, ok := errors.AsType[*wire.StatusError](err)
 	return ok
+}
+
+// isVoid reports whether the invite will never be good again.
+func isVoid(err error) bool {
+	e, ok := errors.AsType[*wire.StatusError](err)
+	return ok && (e.Status == wire.StatusRevoked || e.Status == wire.StatusExpired)
 }
 
 // jitter spreads d over 0.75..1.25 of itself, so that clients that lost the

@@ -22,6 +22,7 @@ type fakeSession struct {
 	healthy   int
 	changed   chan struct{}
 	withdrawn int
+	failed    int
 }
 
 func newFakeSession(wanted bool) *fakeSession {
@@ -51,6 +52,8 @@ func (s *fakeSession) change(f func()) {
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
+
+func (s *fakeSession) Fail(error) { s.change(func() { s.failed++ }) }
 
 func (s *fakeSession) want(v bool) { s.change(func() { s.wanted = v }) }
 
@@ -256,16 +259,29 @@ func TestFlappingCarrierBacksOff(t *testing.T) {
 	})
 }
 
-func TestRefusedInviteIsNotHammered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := &fakeDialer{plan: []answer{{err: &wire.StatusError{Status: wire.StatusRevoked}}}}
-		start(t, newFakeSession(true), d, "a")
-		time.Sleep(5 * time.Minute)
-		synctest.Wait()
-		if n := len(d.times()); n < 4 || n > 8 {
-			t.Errorf("%d dials in five minutes, want about five", n)
-		}
-	})
+func TestVoidInvite(t *testing.T) {
+	for _, c := range []struct {
+		status wire.Status
+		void   bool
+	}{{wire.StatusRevoked, true}, {wire.StatusExpired, true}, {wire.StatusBusy, false}} {
+		synctest.Test(t, func(t *testing.T) {
+			d := &fakeDialer{plan: []answer{{err: &wire.StatusError{Status: c.status}}}}
+			s := newFakeSession(true)
+			k := start(t, s, d, "a")
+			synctest.Wait()
+			s.mu.Lock()
+			failed := s.failed
+			s.mu.Unlock()
+			if k.Void() != c.void || (failed > 0) != c.void {
+				t.Errorf("%v: void %t, streams failed %d times", c.status, k.Void(), failed)
+			}
+			time.Sleep(5 * time.Minute)
+			synctest.Wait()
+			if n := len(d.times()); n < 4 || n > 8 {
+				t.Errorf("%v: %d dials in five minutes, want about five", c.status, n)
+			}
+		})
+	}
 }
 
 func TestFailedRouteGoesLast(t *testing.T) {
@@ -297,7 +313,7 @@ func TestGroupPassesOverFailingRelays(t *testing.T) {
 		live := start(t, good, &fakeDialer{plan: []answer{{}}}, "c")
 		synctest.Wait()
 		g := Group{{bad, namedOpener{name: "bad"}}, {idle, namedOpener{name: "idle"}}, {live, namedOpener{name: "live"}}}
-		pick := func() string { return g.Best().(namedOpener).name }
+		pick := func() string { return g.Best().Opener.(namedOpener).name }
 		if got := pick(); got != "idle" {
 			t.Errorf("picked %s, want the first that did not fail", got)
 		}
