@@ -75,7 +75,7 @@ func TestTwoInvites(t *testing.T) {
 	}
 	t.Logf("a replay of %d bytes is answered with %s", len(up), relayed)
 
-	if s := c.status(t); s.Moves != 0 || s.Streams != 1 {
+	if s := c.status(t); !s.Online || s.Streams != 1 {
 		t.Errorf("the victim noticed: %+v", s)
 	}
 	if <-got != want {
