@@ -423,7 +423,7 @@ func (c *core) fillChores(a *attachment, s *Stream) {
 	lane := transport.Lane(s.id)
 	if !s.gone {
 		if s.reset == due {
-			s.reset = sent
+			s.reset, s.resetSaid = sent, true
 			s.elsewhere = s.elsewhere || a != s.first
 			a.add(lane, wire.Frame{Type: wire.Reset, ID: s.id, Code: s.resetCode, Offset: s.sent})
 		}

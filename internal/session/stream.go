@@ -82,6 +82,7 @@ type Stream struct {
 	keep             bool // a failing reply: Close must not take it back
 	replied          bool // relay: Reply was called; client: the reply has come
 	reset, stop      progress
+	resetSaid        bool // RESET went out at least once, so that its ACK may come
 	resetCode        uint64
 	stopCode         uint64
 	stopOn           *attachment
@@ -827,7 +828,7 @@ func (s *Stream) greedy(n uint64) bool {
 func (s *Stream) gotAck(up, limit uint64) error {
 	c := s.c
 	most := s.sent
-	if s.reset == sent || s.finQueued && s.next == nil && (s.head == nil || s.head.taken) {
+	if s.resetSaid || s.finQueued && s.next == nil && (s.head == nil || s.head.taken) {
 		most++
 	}
 	if up > most {
@@ -848,7 +849,7 @@ func (s *Stream) gotAck(up, limit uint64) error {
 		c.uncarry(ch)
 		c.pools.put(ch)
 	}
-	if s.reset == sent && up == s.sent+1 {
+	if s.resetSaid && up == s.sent+1 {
 		s.reset, s.sendDone = done, true
 	}
 	if limit > s.limit {
