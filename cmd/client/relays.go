@@ -147,34 +147,63 @@ func (r *relays) group() rotate.Group {
 	return g
 }
 
+// patience is how long an application waits for the first carrier to a relay:
+// about one dial. The relay is tried on as long as anybody asks.
+const patience = 10 * time.Second
+
+// early is a stream that was opened while its relay was not connected.
+type early struct {
+	*session.Stream
+	keeper *rotate.Keeper
+}
+
+// Connected implements [flow.Stream]: it gives up early if no carrier comes.
+func (s early) Connected(ctx context.Context) error {
+	first, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := s.Stream.Connected(first)
+	switch {
+	case first.Err() == nil || ctx.Err() != nil:
+		return err
+	case s.keeper.Attached():
+		return s.Stream.Connected(ctx) // it is the destination that is slow
+	}
+	return front.ErrNoRelay
+}
+
 // OpenStream implements [flow.Opener].
 func (r *relays) OpenStream(ctx context.Context, dst flow.Addr) (flow.Stream, error) {
-	o, err := r.best()
+	m, err := r.best()
 	if err != nil {
 		return nil, err
 	}
-	return o.OpenStream(ctx, dst)
+	attached := m.Keeper.Attached()
+	s, err := m.Opener.OpenStream(ctx, dst)
+	if own, ok := s.(*session.Stream); ok && !attached && err == nil {
+		return early{own, m.Keeper}, nil
+	}
+	return s, err
 }
 
 // OpenPackets implements [flow.Opener].
 func (r *relays) OpenPackets(ctx context.Context) (flow.Packets, error) {
-	o, err := r.best()
+	m, err := r.best()
 	if err != nil {
 		return nil, err
 	}
-	return o.OpenPackets(ctx)
+	return m.Opener.OpenPackets(ctx)
 }
 
-func (r *relays) best() (flow.Opener, error) {
+func (r *relays) best() (rotate.Member, error) {
 	g := r.group()
 	if len(g) == 0 {
-		return nil, front.ErrNoInvite
+		return rotate.Member{}, front.ErrNoInvite
 	}
 	m := g.Best()
 	if m.Keeper.Void() {
-		return nil, &flow.OpenError{Code: flow.NotAllowed, Detail: flow.DetailInvite}
+		return rotate.Member{}, &flow.OpenError{Code: flow.NotAllowed, Detail: flow.DetailInvite}
 	}
-	return m.Opener, nil
+	return m, nil
 }
 
 // moved grows with every byte and stream.

@@ -130,11 +130,17 @@ func TestWithoutRelay(t *testing.T) {
 		r := startRelay(t, relayOptions{})
 		r.end()
 		c := startClient(t, r.invite)
-		for _, scheme := range []string{"http", "socks5h"} {
-			// The client would try for longer than curl waits.
-			if out, err := tryCurl(t.Context(), "--fail", "--max-time", "3", "--proxy", scheme+"://"+c.proxy, page); err == nil {
-				t.Errorf("over %s without a relay: %q", scheme, out)
-			}
+		begin := time.Now()
+		out := string(curl(t, "-w", " %{http_code}", "--proxy", "http://"+c.proxy, page))
+		if !strings.HasSuffix(out, " 503") || !strings.Contains(out, "No relay can be reached") {
+			t.Errorf("over HTTP: want status 503, got %s", out)
+		}
+		_, err := tryCurl(t.Context(), "--proxy", "socks5h://"+c.proxy, page)
+		if err == nil || !strings.Contains(err.Error(), "(1)") {
+			t.Errorf("over SOCKS: want code 1, got %v", err)
+		}
+		if took := time.Since(begin); took > 30*time.Second {
+			t.Errorf("two applications waited %v to hear that no relay can be reached", took)
 		}
 		if s := c.status(t); s.Online || len(s.Paths) != 1 || s.Paths[0].Failure != "refused" {
 			t.Errorf("the client says %+v, want refused", s)
