@@ -168,7 +168,7 @@ func TestAssociate(t *testing.T) {
 // freed waits until nobody has the UDP port.
 func freed(t testing.TB, addr netip.AddrPort) {
 	t.Helper()
-	for end := time.Now().Add(patience); ; runtime.Gosched() {
+	for end := time.Now().Add(patience); ; <-time.After(5 * time.Millisecond) {
 		s, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
 		if err == nil {
 			s.Close()

@@ -72,7 +72,7 @@ func run(t testing.TB, c Config, change func(*Front)) *Front {
 		if _, fuzzing := t.(*testing.F); fuzzing {
 			return // the fuzzing engine starts goroutines of its own
 		}
-		for end := time.Now().Add(patience); runtime.NumGoroutine() > before; runtime.Gosched() {
+		for end := time.Now().Add(patience); runtime.NumGoroutine() > before; <-time.After(5 * time.Millisecond) {
 			if time.Now().After(end) {
 				buf := make([]byte, 1<<20)
 				t.Fatalf("goroutines are left:\n%s", buf[:runtime.Stack(buf, true)])
@@ -186,10 +186,14 @@ func TestManySilentConnections(t *testing.T) {
 	for _, c := range silent[:400] {
 		ended(t, c)
 	}
+	c.Close()
 	for _, c := range silent {
 		c.Close()
 	}
-	for end := time.Now().Add(patience); ; runtime.Gosched() {
+	// Polling in a tight loop would take the processor from those who close.
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(3 * patience); ; <-tick.C {
 		f.mu.Lock()
 		open := len(f.open)
 		f.mu.Unlock()
@@ -246,7 +250,7 @@ func TestDescriptorsReturn(t *testing.T) {
 			c.Close()
 		}
 	}
-	for end := time.Now().Add(patience); count() > before; runtime.Gosched() {
+	for end := time.Now().Add(patience); count() > before; <-time.After(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d descriptors, %d before", count(), before)
 		}

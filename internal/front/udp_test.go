@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -216,7 +215,7 @@ func TestFloodOfAssociations(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	for end := time.Now().Add(patience); len(f.associations) > 0; runtime.Gosched() {
+	for end := time.Now().Add(patience); len(f.associations) > 0; <-time.After(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d associations are left", len(f.associations))
 		}
