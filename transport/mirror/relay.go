@@ -36,9 +36,11 @@ const writeGrace = 200 * time.Millisecond
 
 // Sizes of read buffers in bytes.
 const (
-	// A stranger who says nothing costs these two. The cover's must hold the
-	// first flight of a server, so that it leaves in the segments it came in.
-	helloBuffer = 4 << 10
+	// A stranger who says nothing costs these two. They hold what the kernel
+	// hands over at once, a server's first flight and the 17 kB of a prober: what
+	// came together must leave together, or the cover ends the connection
+	// between two parts and answers the second with a RST.
+	helloBuffer = 20 << 10
 	coverBuffer = 16 << 10
 	// A carrier's must hold a record, and grows when reads fill it.
 	minBuffer = 32 << 10
