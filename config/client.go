@@ -60,15 +60,6 @@ func defaultClientFile() *clientFile {
 	return f
 }
 
-// DefaultClient is what holds without a client.toml.
-func DefaultClient() Client {
-	c, err := ParseClient("", nil)
-	if err != nil {
-		panic("config: the defaults are wrong: " + err.Error())
-	}
-	return c
-}
-
 // ParseClient reads client.toml; file names it in errors, which are [Errors].
 // No data at all gives the defaults.
 func ParseClient(file string, data []byte) (Client, error) {

@@ -99,7 +99,10 @@ func TestFixturesSetEveryField(t *testing.T) {
 }
 
 func TestDefaults(t *testing.T) {
-	c := DefaultClient()
+	c, err := ParseClient("client.toml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if want := (Client{netip.MustParseAddrPort("127.0.0.1:1080"), "", "", PolicyAuto, slog.LevelInfo}); c != want {
 		t.Errorf("client: got %+v, want %+v", c, want)
 	}

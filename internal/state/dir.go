@@ -185,13 +185,8 @@ func (d *Dir) Write(name string, data []byte) error {
 	return d.named(name, d.syncDir(filepath.Dir(name)))
 }
 
-// Create is Write for a file that must not be there yet; else the error is
-// [ErrExists].
-func (d *Dir) Create(name string, data []byte) error {
-	return d.change(func() error { return d.create(name, data) })
-}
-
-// create is Create within a change.
+// create is Write, within a change, for a file that must not be there yet; else
+// the error is [ErrExists].
 func (d *Dir) create(name string, data []byte) error {
 	if _, err := d.root.Lstat(name); err == nil {
 		return fmt.Errorf("%s %w", d.join(name), ErrExists)

@@ -204,10 +204,10 @@ func TestFailedWriteLeavesNothing(t *testing.T) {
 	if left := snapshot(t, d); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}
-	if err := d.Create("other", nil); err != nil {
+	if err := d.create("other", nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Create("other", nil); !errors.Is(err, ErrExists) {
+	if err := d.create("other", nil); !errors.Is(err, ErrExists) {
 		t.Errorf("created twice: %v", err)
 	}
 	if _, err := d.Read("none"); !errors.Is(err, fs.ErrNotExist) {
