@@ -544,3 +544,20 @@ func TestGraceIsForAll(t *testing.T) {
 		}
 	})
 }
+
+// TestProofFollowsNoAlert: a proof waits for a record of the cover that is
+// longer than an alert (24 bytes, encrypted), at least 40 (docs/PROTOCOL.md,
+// section 3.4).
+func TestProofFollowsNoAlert(t *testing.T) {
+	for _, tt := range []struct {
+		size int
+		long bool
+	}{{24, false}, {39, false}, {40, true}, {287, true}} {
+		g := gate{news: make(chan struct{}, 1)}
+		g.finished()
+		g.record(tt.size)
+		if g.long != tt.long || !g.ready {
+			t.Errorf("a record of %d bytes: ready %t, long %t, want %t", tt.size, g.ready, g.long, tt.long)
+		}
+	}
+}
