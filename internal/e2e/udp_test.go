@@ -200,7 +200,6 @@ func call(t *testing.T, conn net.Conn, head []byte, length time.Duration) (sent 
 	back := make([]time.Duration, len(at))
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	conn.SetReadDeadline(time.Now().Add(length + 2*time.Second)) // the last ones may be late
 	wg.Go(func() {
 		buf := make([]byte, 1500)
 		for {
@@ -237,10 +236,19 @@ func call(t *testing.T, conn net.Conn, head []byte, length time.Duration) (sent 
 			t.Fatal(err)
 		}
 	}
+	// The last ones may be late, and on a busy machine all of it lasts longer than
+	// length: a ticker drops ticks that nobody takes.
+	conn.SetReadDeadline(time.Now().Add(2 * time.Second))
 	wg.Wait()
-	for _, d := range back {
+	gap := 0
+	for i, d := range back {
 		if d > 0 {
 			trips = append(trips, d)
+			continue
+		}
+		if gap++; i+1 == len(back) || back[i+1] > 0 {
+			t.Logf("%d packets in a row were lost, up to number %d", gap, i)
+			gap = 0
 		}
 	}
 	return len(at), trips
