@@ -41,7 +41,9 @@ type Frame struct {
 type Carrier interface {
 	// WriteFrames sends the frames in order. It blocks while the path is full,
 	// retains nothing, and is called by one goroutine at a time. A nil error
-	// means accepted, never delivered. Close unblocks it. An error is final.
+	// means accepted, never delivered. A STREAM frame of more than 256 bytes may
+	// arrive in pieces, each a frame with the offset of its own data, and anything
+	// beside PADDING. Close unblocks it. An error is final.
 	WriteFrames(batch []Frame) error
 	// ReadFrames fills buf, which holds at least [wire.MaxFrame] bytes, with one
 	// or more whole frames, one after another, and returns their total length.

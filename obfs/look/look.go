@@ -6,6 +6,8 @@
 // values are measured from real browsers; they go stale on their own.
 package look
 
+import "busel/obfs/records"
+
 // GREASE stands for a value that is drawn for each connection (RFC 8701): the
 // one in groups and key shares is the same draw, all others are independent.
 const GREASE uint16 = 0x0a0a
@@ -36,6 +38,8 @@ type Look struct {
 	Name string // as in configuration
 	TLS  TLS
 	HTTP HTTP
+	// Upload is how a large request's body is cut into records.
+	Upload records.Cycle
 }
 
 // TLS is a ClientHello.

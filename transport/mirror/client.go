@@ -91,6 +91,7 @@ func newClient(d *Dialer, conn halfCloser, host string, hello *wire.Hello) (*cli
 	c.down.dir = dirRelay
 	c.out = outbox{
 		ending: c.ending, turn: newTurn(), conn: conn,
+		cut:  d.look.Upload.Begin(),
 		sent: func(int) { c.moved.Add(1) },
 		broke: func(err error) {
 			c.leave(&transport.CarrierError{Failure: classify(err), Err: bare(err)})
@@ -279,16 +280,7 @@ func (c *client) take(rec []byte) bool {
 	case c.down.n == 0:
 		return c.takeReply(rec)
 	}
-	dst := c.in.room(len(rec) - prefixLen - tagLen)
-	if dst == nil {
-		return false
-	}
-	n, err := c.down.open(dst, rec)
-	if err != nil {
-		return false
-	}
-	c.in.n += n
-	return true
+	return c.in.take(&c.down, rec)
 }
 
 // takeReply opens the relay's Noise message.
@@ -494,8 +486,7 @@ func (c *client) confirm() error {
 	if sent {
 		return nil
 	}
-	f := wire.Frame{Type: wire.Padding, Data: make([]byte, mrand.IntN(40))}
-	return c.out.writeFrames([]transport.Frame{{Lane: transport.LaneControl, Data: f.Append(nil)}})
+	return c.out.insert(&wire.Frame{Type: wire.Padding, Data: make([]byte, mrand.IntN(40))})
 }
 
 // clientCarrier implements [transport.Carrier] at the client.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"busel/internal/wire"
+	"busel/obfs/records"
 	"busel/transport"
 )
 
@@ -61,6 +62,8 @@ type inbox struct {
 
 	dst []byte // the lent buffer, on the reading side
 	n   int    // bytes in it
+
+	small [smallPlain]byte // scratch
 }
 
 func newInbox(e *ending) inbox {
@@ -104,6 +107,48 @@ func (b *inbox) room(n int) []byte {
 	return b.dst[b.n:]
 }
 
+// smallPlain is the most plaintext of a record that is looked at before a new
+// buffer is asked for.
+const smallPlain = 512
+
+// take opens rec, l's next record, for the caller of readFrames. false means that
+// it is not the other end's.
+func (b *inbox) take(l *lane, rec []byte) bool {
+	size := len(rec) - prefixLen - tagLen
+	if size <= smallPlain && (b.dst == nil || len(b.dst)-b.n < size) {
+		return b.takeSmall(l, rec, size)
+	}
+	dst := b.room(size)
+	if dst == nil {
+		return false
+	}
+	n, err := l.open(dst, rec)
+	if err != nil {
+		return false
+	}
+	b.n += n
+	return true
+}
+
+// takeSmall drops a record that is all padding, as the short ones of a body are,
+// without waking anybody.
+func (b *inbox) takeSmall(l *lane, rec []byte, size int) bool {
+	if _, err := l.open(b.small[:], rec); err != nil {
+		return false
+	}
+	plain := b.small[:size]
+	var f wire.Frame
+	if n, err := wire.Parse(plain, &f); err == nil && n == size && f.Type == wire.Padding {
+		return true
+	}
+	dst := b.room(size)
+	if dst == nil {
+		return false
+	}
+	b.n += copy(dst, plain)
+	return true
+}
+
 // deliver gives the lent buffer back if something is in it.
 func (b *inbox) deliver() {
 	if b.dst != nil && b.n > 0 {
@@ -121,20 +166,25 @@ func (b *inbox) finish() {
 	}
 }
 
-// recordsPerWrite is how many covert records are sealed for one write to the
+// recordsPerWrite is how many full covert records are sealed for one write to the
 // connection: more gain little (docs/PROTOCOL.md, section 3.3, rule 10).
 const recordsPerWrite = 4
+
+// writeRoom holds them and the short ones between.
+const writeRoom = recordsPerWrite*(headerLen+maxRecord) + 1<<10
 
 // outbox seals frames into covert records and writes them. seal state is
 // guarded by the turn.
 type outbox struct {
 	*ending
-	turn turn
-	conn net.Conn
-	lane lane
-	buf  []byte
-	stop bool // nothing may be inserted any more; guarded by the turn
-	sent func(n int)
+	turn  turn
+	conn  net.Conn
+	lane  lane
+	cut   records.Cutter // guarded by the turn
+	queue queue          // of the one caller of writeFrames
+	buf   []byte
+	stop  bool // nothing may be inserted any more; guarded by the turn
+	sent  func(n int)
 	// broke is called, with the turn held, when a write failed in the middle of a
 	// record: nothing genuine can follow it.
 	broke   func(error)
@@ -151,55 +201,90 @@ func (o *outbox) writeFrames(batch []transport.Frame) error {
 			return errFrameLen
 		}
 	}
-	for len(batch) > 0 {
-		n, err := o.write(batch)
-		if err != nil {
+	q := &o.queue
+	q.put(batch)
+	defer q.drop()
+	for q.size > 0 {
+		if err := o.hold(func() error { return o.write(q) }); err != nil {
 			return err
 		}
-		batch = batch[n:]
 	}
 	return nil
 }
 
-// write sends the beginning of batch in one write and returns how many frames.
-func (o *outbox) write(batch []transport.Frame) (n int, err error) {
+// insert sends one small frame of the transport's own.
+func (o *outbox) insert(f *wire.Frame) error {
+	return o.hold(func() error {
+		b, err := o.lane.seal(nil, f.Append(nil))
+		if err != nil {
+			return err
+		}
+		o.cut.Passed()
+		return o.flush(b)
+	})
+}
+
+// hold calls send when it is our turn, unless nothing may be sent any more.
+func (o *outbox) hold(send func() error) error {
 	select {
 	case <-o.turn:
 	case <-o.dead:
-		return 0, o.err
+		return o.err
 	}
 	defer o.turn.give()
 	if o.ended() {
-		return 0, o.err
+		return o.err
 	}
 	if o.stop {
-		return 0, net.ErrClosed
+		return net.ErrClosed
 	}
+	return send()
+}
+
+// write sends the beginning of q in one write.
+func (o *outbox) write(q *queue) (err error) {
 	if o.buf == nil {
-		o.buf = make([]byte, 0, recordsPerWrite*(headerLen+maxRecord))
+		o.buf = make([]byte, 0, writeRoom)
 	}
 	b := o.buf[:0]
-	for records := 0; n < len(batch) && records < recordsPerWrite; records++ {
-		m, size := 1, len(batch[n].Data)
-		for n+m < len(batch) && size+len(batch[n+m].Data) <= maxPlain {
-			size += len(batch[n+m].Data)
-			m++
+	for {
+		size, body := o.next(q)
+		if size == 0 || len(b)+headerLen+size > writeRoom {
+			return o.flush(b)
 		}
-		plain := batch[n].Data // one frame is sealed from where it lies
-		if m > 1 {
-			start := len(b) + prefixLen
-			plain = b[start:start]
-			for _, f := range batch[n : n+m] {
-				plain = append(plain, f.Data...)
-			}
+		start := len(b)
+		plain := q.whole(size - overhead)
+		if plain == nil {
+			at := start + prefixLen
+			plain = q.fill(b[at:at], size-overhead)
 		}
 		if b, err = o.lane.seal(b, plain); err != nil {
 			o.end(&transport.CarrierError{Err: err})
-			return n, o.err
+			return o.err
 		}
-		n += m
+		if body {
+			o.cut.Sent(len(b) - start - headerLen)
+		} else {
+			o.cut.Passed()
+		}
 	}
-	return n, o.flush(b)
+}
+
+// next is rule 10, and the one place where it is applied: how long the next covert
+// record is, 0 for none, and whether it belongs to a body or is a control frame's
+// beside it.
+func (o *outbox) next(q *queue) (size int, body bool) {
+	if due := o.cut.Next(0); due > 0 {
+		return due, true
+	}
+	if q.size == 0 {
+		return 0, false
+	}
+	pending := q.size + overhead
+	if q.control() && pending <= maxRecord {
+		return pending, false
+	}
+	return o.cut.Next(pending), true
 }
 
 // flush writes whole records; the turn is held.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"busel/internal/wire"
+	"busel/obfs/records"
 	"busel/transport"
 )
 
@@ -77,6 +78,7 @@ type Listener struct {
 		conns                                                             atomic.Int64
 	}
 	limits  atomic.Pointer[limits]
+	cycle   atomic.Pointer[records.Cycle]
 	closing sync.Once
 	closed  chan struct{}
 
@@ -119,6 +121,7 @@ func NewListener(cfg ListenerConfig) (*Listener, error) {
 		closed:  make(chan struct{}),
 	}
 	l.SetCoverLimits(cfg.Cover.Idle, cfg.Cover.Lifetime)
+	l.SetCoverCycle(records.NginxHTTP2())
 	return l, nil
 }
 
@@ -127,6 +130,11 @@ func NewListener(cfg ListenerConfig) (*Listener, error) {
 func (l *Listener) SetCoverLimits(idle, lifetime time.Duration) {
 	l.limits.Store(&limits{idle, lifetime})
 }
+
+// SetCoverCycle says how the cover cuts large responses ([LearnCycle]); until then
+// nginx's way is taken. Connections that come from now on are cut so. It may be
+// called at any time.
+func (l *Listener) SetCoverCycle(c records.Cycle) { l.cycle.Store(&c) }
 
 // Run accepts and forwards until ctx ends, then closes every connection, waits
 // for them, and returns nil; any other end is an error. It is called once.

@@ -106,12 +106,13 @@ type gate struct {
 	news  chan struct{} // capacity 1: ready or long became true
 }
 
-// record notes a record of the cover.
-func (g *gate) record(size int) {
+// record notes a record of the cover, and reports whether it followed the client's
+// Finished.
+func (g *gate) record(size int) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.done.IsZero() {
-		return
+		return false
 	}
 	g.ready = true
 	if size >= proofAfter && !g.long {
@@ -122,6 +123,7 @@ func (g *gate) record(size int) {
 	case g.news <- struct{}{}:
 	default:
 	}
+	return true
 }
 
 // active notes that the cover sent something.
@@ -210,6 +212,7 @@ func newLink(l *Listener, client, cover halfCloser) *link {
 		ending: k.ending, turn: newTurn(), conn: client,
 		sent:  func(n int) { l.stats.covertOut.Add(uint64(n)) },
 		broke: k.broke,
+		cut:   l.cycle.Load().Begin(),
 	}
 	k.up = lane{dir: dirClient}
 	k.out.lane = lane{dir: dirRelay}
@@ -525,16 +528,7 @@ func (k *link) covert(rec []byte) bool {
 	if !k.keyed.Load() {
 		return false
 	}
-	dst := k.in.room(len(rec) - prefixLen - tagLen)
-	if dst == nil {
-		return false
-	}
-	n, err := k.up.open(dst, rec)
-	if err != nil {
-		return false
-	}
-	k.in.n += n
-	return true
+	return k.in.take(&k.up, rec)
 }
 
 // takeHello opens the client's Noise message.
@@ -584,7 +578,11 @@ func (k *link) runDown() {
 		holding bool // the turn, because a genuine record has not passed whole
 		tr      tracker
 	)
-	tr.began = func(_ byte, size int) { k.gate.record(size + headerLen) }
+	tr.began = func(_ byte, size int) {
+		if k.gate.record(size + headerLen) {
+			k.out.cut.Passed()
+		}
+	}
 	defer func() {
 		if holding {
 			k.out.turn.give()
@@ -706,6 +704,7 @@ func (k *link) prove() {
 	if k.mode.Load() != candidate || k.ended() {
 		return
 	}
+	k.out.cut.Passed()
 	if err := k.out.flush(rec); err != nil {
 		k.l.log.Debug("proof was not sent", "err", err)
 	}
@@ -794,6 +793,7 @@ func (p *pending) answer(a *wire.Accept) (transport.Carrier, error) {
 		k.keyed.Store(true)
 	}
 	k.out.lane.aead, k.out.lane.n = out, 1
+	k.out.cut.Passed()
 	if err := k.out.flush(rec); err != nil {
 		return nil, err
 	}

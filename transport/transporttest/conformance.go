@@ -2,6 +2,7 @@ package transporttest
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -51,20 +52,42 @@ func first(t *testing.T, client, relay transport.Carrier) {
 	}
 }
 
-// streamFrame is a STREAM frame of exactly size bytes, numbered by its offset.
+// unsplit is the longest STREAM frame that every carrier delivers in one piece
+// ([transport.Carrier]).
+const unsplit = 256
+
+// streamFrame is a STREAM frame of exactly size bytes, numbered by its offset: by
+// all of it if it is short, else by number, length of the data and 0, of which
+// pieces have their own place instead.
 func streamFrame(t *testing.T, i uint64, size int) transport.Frame {
 	t.Helper()
-	n := size
-	for n > 0 && wire.StreamHeaderLen(8, i, n)+n > size {
+	n, offset := size, i
+	length := func() int {
+		if offset = i; size > unsplit {
+			offset = i<<32 | uint64(n)<<16
+		}
+		return wire.StreamHeaderLen(8, offset, n) + n
+	}
+	for n > 0 && length() > size {
 		n--
 	}
-	f := wire.Frame{Type: wire.Stream, ID: 8, Offset: i, Data: pattern(i, n)}
+	f := wire.Frame{Type: wire.Stream, ID: 8, Offset: offset, Data: pattern(i, n)}
 	return transport.Frame{Lane: 8, Data: f.Append(nil)}
+}
+
+// number is the reverse of streamFrame: which frame f belongs to, where it begins
+// in that, and how many bytes of it follow.
+func number(f *wire.Frame) (i uint64, at, left int) {
+	if f.Offset < 1<<16 {
+		return f.Offset, 0, 0
+	}
+	at = int(f.Offset & 0xffff)
+	return f.Offset >> 32, at, int(f.Offset>>16&0xffff) - at - len(f.Data)
 }
 
 func pattern(i uint64, n int) []byte {
 	b := make([]byte, n)
-	rng := rand.NewChaCha8([32]byte{byte(i), byte(i >> 8), byte(n), byte(n >> 8)})
+	rng := rand.NewChaCha8([32]byte{byte(i), byte(i >> 8)})
 	rng.Read(b)
 	return b
 }
@@ -112,12 +135,31 @@ func (r *reader) next(t *testing.T) wire.Frame {
 
 func (r *reader) expect(t *testing.T, i uint64) {
 	t.Helper()
-	f := r.next(t)
-	if f.Type != wire.Stream || f.Offset != i {
-		t.Fatalf("got %v offset %d, want STREAM offset %d", f.Type, f.Offset, i)
+	watchdog := time.AfterFunc(patience, func() { r.c.Close() })
+	defer watchdog.Stop()
+	if err := r.whole(i); err != nil {
+		t.Fatal(err)
 	}
-	if !bytes.Equal(f.Data, pattern(i, len(f.Data))) {
-		t.Fatalf("frame %d of %d bytes is damaged", i, len(f.Data))
+}
+
+// whole reads frame i, in one piece or several.
+func (r *reader) whole(i uint64) error {
+	for at := 0; ; {
+		f, ok := r.read()
+		if !ok {
+			return fmt.Errorf("ReadFrames: %w", r.err)
+		}
+		got, from, left := number(&f)
+		if f.Type != wire.Stream || got != i || from != at {
+			return fmt.Errorf("got %v %d at %d, want STREAM %d at %d", f.Type, got, from, i, at)
+		}
+		at += len(f.Data)
+		if !bytes.Equal(f.Data, pattern(i, at)[from:]) {
+			return fmt.Errorf("frame %d is damaged in its %d bytes at %d", i, len(f.Data), from)
+		}
+		if left <= 0 {
+			return nil
+		}
 	}
 }
 
@@ -237,13 +279,8 @@ func testDuplex(t *testing.T, makePair func(t *testing.T) (client, relay transpo
 			watchdog := time.AfterFunc(patience, func() { to.Close() })
 			defer watchdog.Stop()
 			for i := range uint64(count) {
-				f, ok := rd.read()
-				if !ok {
-					t.Errorf("ReadFrames: %v", rd.err)
-					return
-				}
-				if f.Offset != i || !bytes.Equal(f.Data, pattern(i, len(f.Data))) {
-					t.Errorf("frame %d: got offset %d, or damaged", i, f.Offset)
+				if err := rd.whole(i); err != nil {
+					t.Error(err)
 					return
 				}
 			}
