@@ -33,6 +33,9 @@ const (
 	// short is up to where the rest of a block is sent although nothing waits to
 	// fill it. Real ones are 9 (Go) and 36 (nginx) bytes, and a header's 200.
 	short = 512
+	// near: what leaves so little of a record free is no end of a body, but frames
+	// that are a little shorter than a record; it is filled up.
+	near = 64
 	// minPayload is the least that a covert record has: 8 bytes of marker and 2 of
 	// PADDING, and the tag.
 	minPayload = 26 - Overhead
@@ -127,7 +130,7 @@ func (c *Cutter) Next(pending int) int {
 		return c.cycle.End + Overhead
 	case c.left > 0 && full == c.left && full <= short:
 		return full + Overhead
-	case pending < full+Overhead:
+	case pending < full+Overhead-near:
 		return pending
 	case c.cycle.Apart && !c.headed && !c.body:
 		return c.cycle.Header + Overhead

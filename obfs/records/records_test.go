@@ -44,6 +44,7 @@ func TestCutter(t *testing.T) {
 		{"a body after an answer within a block", NginxHTTP2(), 0, []int{taken, 900, taken, taken}, []int{full, 924, full, full, 180}},
 		{"Go", GoHTTP2(), 20, []int{44 + 2*taken + 2 + 1000}, []int{68, full, 26, full, 26, 1022, 26}},
 		{"Go, a whole block at the end", GoHTTP2(), 20, []int{44 + taken}, []int{68, full, 26}},
+		{"nearly full", NginxHTTP2(), 3, []int{taken - 7, taken - 7, 30, taken - 65}, []int{full, full, 180, 54, full - 65}},
 		{"full records only", Cycle{}, 0, []int{2*taken + 100}, []int{full, full, 124}},
 		// A frame of 16,393 bytes in the growing records of a young connection.
 		{"Go, growing", GoHTTP2(), 6, []int{30000}, []int{68, 9505, 6922, 11877, 1748, 26}},

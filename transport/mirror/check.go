@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"sync"
 	"time"
 
 	utls "github.com/refraction-networking/utls"
@@ -96,6 +98,7 @@ func MeasureIdle(ctx context.Context, network transport.Network, cover Cover, tr
 // guest is a genuine visit and nothing else.
 type guest struct {
 	conn   net.Conn
+	ear    *ear
 	tls    *utls.UConn
 	visit  *visit
 	report CoverReport
@@ -105,15 +108,43 @@ type guest struct {
 	serves bool
 }
 
-// ear reads a connection and follows the ServerHello in it.
+// ear reads a connection and follows the ServerHello and the records in it.
 type ear struct {
 	net.Conn
 	watch   helloWatch
 	decided bool
+
+	tracker tracker
+	mu      sync.Mutex // guards what follows
+	most    int        // how many lengths are kept
+	lengths []int      // of the records since listen
+}
+
+// listen keeps the lengths of the next records, at most most.
+func (e *ear) listen(most int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.most = most
+}
+
+// heard returns the lengths.
+func (e *ear) heard() []int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.lengths)
+}
+
+func (e *ear) note(_ byte, size int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.lengths) < e.most {
+		e.lengths = append(e.lengths, size)
+	}
 }
 
 func (e *ear) Read(b []byte) (int, error) {
 	n, err := e.Conn.Read(b)
+	e.tracker.pass(b[:n])
 	if !e.decided {
 		_, o := e.watch.feed(b[:n])
 		e.decided = o != needMore
@@ -137,6 +168,8 @@ func dialGuest(ctx context.Context, network transport.Network, cover Cover, trus
 	}
 	g := &guest{conn: conn, status: make(chan int, 1), ended: make(chan struct{})}
 	hear := &ear{Conn: conn}
+	hear.tracker.began = hear.note
+	g.ear = hear
 	cfg := v.tlsConfig()
 	cfg.VerifyConnection = func(s utls.ConnectionState) error {
 		g.judge(v, s.PeerCertificates)

@@ -66,6 +66,9 @@ func certificate(t testing.TB, name string) (tls.Certificate, *x509.Certificate)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, leaf
 }
 
+// largeFile is the size of a Go site's /large.bin in bytes.
+const largeFile = 3_000_000
+
 // goSite is a cover made of Go's own server.
 func goSite(t testing.TB, change func(*tls.Config)) *site {
 	t.Helper()
@@ -76,6 +79,10 @@ func goSite(t testing.TB, change func(*tls.Config)) *site {
 		mu.Lock()
 		hits++
 		mu.Unlock()
+		if r.URL.Path == "/large.bin" {
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(make([]byte, largeFile)))
+			return
+		}
 		fmt.Fprint(w, "<html>", string(bytes.Repeat([]byte("storks "), 300)), "</html>")
 	}))
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
