@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"busel/obfs/records"
 	"busel/transport"
 	"busel/transport/mirror"
 )
@@ -64,5 +65,55 @@ func measureDaily(ctx context.Context, measure func(context.Context) (time.Durat
 		idle = max(idle, time.Second)
 		log.Debug("cover's idle limit is measured", "limit", idle)
 		tell(idle)
+	}
+}
+
+// learnAgain is between two tries to learn the cover's cycle of records, and twice
+// as long after each that fails.
+const learnAgain = 10 * time.Second
+
+// learnCycle finds out into what records the cover cuts large responses, and tells
+// the listeners. A cover of our own is visited at once, another one as by
+// measureCover; both again when they were down.
+func learnCycle(site mirror.Cover, listeners []*mirror.Listener, returned <-chan struct{}, log *slog.Logger) func(context.Context) error {
+	network := transport.System{KeepAlive: transport.BrowserKeepAlive}
+	learn := func(ctx context.Context) (records.Cycle, error) { return mirror.LearnCycle(ctx, network, site) }
+	tell := func(c records.Cycle) {
+		for _, l := range listeners {
+			l.SetCoverCycle(c)
+		}
+	}
+	first := time.Duration(0)
+	if site.Borrowed {
+		first = measureFirst + rand.N(measureSpread)
+	}
+	return func(ctx context.Context) error { return learnDaily(ctx, first, returned, learn, tell, log) }
+}
+
+// learnDaily runs until ctx ends.
+func learnDaily(ctx context.Context, wait time.Duration, returned <-chan struct{}, learn func(context.Context) (records.Cycle, error), tell func(records.Cycle), log *slog.Logger) error {
+	again := learnAgain
+	for {
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-returned:
+			timer.Stop()
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		}
+		c, err := learn(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			log.Debug("cover's record lengths were not learned", "err", err)
+			wait, again = again, min(2*again, measureEvery)
+		default:
+			log.Debug("cover's record lengths are learned", "block", c.Block, "growing", c.Growing)
+			tell(c)
+			wait, again = measureEvery+rand.N(measureLater), learnAgain
+		}
 	}
 }

@@ -123,12 +123,19 @@ func (s *server) run(ctx context.Context) error {
 	if site.Borrowed {
 		slots = make(chan struct{}, borrowedCarriers)
 	}
+	returned := make(chan struct{}, 1)
 	var listeners []*mirror.Listener
 	var accepting []transport.Listener
 	for _, addr := range s.set.Listen {
 		cfg := mirror.ListenerConfig{
 			Listen: func(ctx context.Context) (net.Listener, error) { return transport.System{}.Listen(ctx, addr) },
 			Key:    key, Cover: site, Slots: slots, Logger: s.log,
+			Returned: func() {
+				select {
+				case returned <- struct{}{}:
+				default:
+				}
+			},
 		}
 		l, err := mirror.NewListener(cfg)
 		if err != nil {
@@ -137,6 +144,7 @@ func (s *server) run(ctx context.Context) error {
 		listeners, accepting = append(listeners, l), append(accepting, l)
 		parts = append(parts, l.Run)
 	}
+	parts = append(parts, learnCycle(site, listeners, returned, s.log))
 	if s.set.Cover != config.CoverBuiltin { // whose limits are known
 		parts = append(parts, measureCover(site, listeners, s.log))
 	}

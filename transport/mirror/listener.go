@@ -35,6 +35,9 @@ type ListenerConfig struct {
 	Network  transport.Network // dials the cover; nil means transport.System
 	Logger   *slog.Logger      // nil discards
 	MaxConns int               // connections at a time, strangers' included; beyond it nothing is accepted; 0 means 4096
+	// Returned, if not nil, is called when the cover answers again after it was
+	// down: it may have become another. It must not block.
+	Returned func()
 	// Slots bounds the clients at a time to its capacity: each one's visit holds
 	// an element, beyond it hellos are answered with [wire.StatusBusy]. Listeners
 	// of one cover may share it. nil is no bound. Strangers are not counted:
@@ -281,6 +284,9 @@ func (l *Listener) awaitCover(ctx context.Context) bool {
 	for {
 		if c, err := l.dialCover(ctx); err == nil {
 			_ = c.Close()
+			if l.cfg.Returned != nil {
+				l.cfg.Returned()
+			}
 			return true
 		}
 		if !l.pause(ctx) {
