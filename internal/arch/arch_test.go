@@ -50,6 +50,7 @@ var layers = []layer{
 	{"docs/vectors", nil, "test vectors and what checks them"},
 	{"scripts/origin", nil, "a site to fetch from; knows nothing of Busel"},
 	{"scripts/bench", []string{"internal/nginxtest"}, "measures the programs from outside"},
+	{"scripts/lab/netns", nil, "networks and programs inside them; knows nothing of what they are for"},
 }
 
 // A module is code of others and the packages that may import it, their test

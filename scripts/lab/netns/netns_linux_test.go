@@ -1,0 +1,295 @@
+package netns_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"busel/scripts/lab/netns"
+)
+
+func create(t *testing.T) *netns.Namespace {
+	t.Helper()
+	if err := netns.Available(); err != nil {
+		t.Skip(err)
+	}
+	n, err := netns.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	return n
+}
+
+func tun(t *testing.T, n *netns.Namespace, name string, addrs ...string) *netns.TUN {
+	t.Helper()
+	var prefixes []netip.Prefix
+	for _, a := range addrs {
+		prefixes = append(prefixes, netip.MustParsePrefix(a))
+	}
+	dev, err := n.TUN(name, 1500, prefixes...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dev.Close() })
+	return dev
+}
+
+// output runs a program inside and returns what it wrote.
+func output(t *testing.T, n *netns.Namespace, name string, args ...string) string {
+	t.Helper()
+	var b bytes.Buffer
+	cmd := exec.Command(name, args...)
+	cmd.Stdout, cmd.Stderr = &b, &b
+	if err := n.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%s %q: %v: %s", name, args, err, b.String())
+	}
+	return b.String()
+}
+
+func identity(t *testing.T) string {
+	t.Helper()
+	name, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// cable passes packets between two interfaces until they are closed.
+func cable(t *testing.T, a, b *netns.TUN) {
+	pass := func(from, to *netns.TUN) {
+		p := make([]byte, from.MTU)
+		for {
+			n, err := from.ReadPacket(p)
+			if errors.Is(err, os.ErrClosed) {
+				return
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := to.WritePacket(p[:n]); err != nil && !errors.Is(err, os.ErrClosed) {
+				t.Error(err)
+				return
+			}
+		}
+	}
+	ended := make(chan struct{}, 2)
+	for _, end := range [][2]*netns.TUN{{a, b}, {b, a}} {
+		go func() { pass(end[0], end[1]); ended <- struct{}{} }()
+	}
+	t.Cleanup(func() {
+		a.Close()
+		b.Close()
+		<-ended
+		<-ended
+	})
+}
+
+func TestInside(t *testing.T) {
+	n := create(t)
+	outside := identity(t)
+	var inside string
+	if err := n.Do(func() error { inside = identity(t); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if inside == outside {
+		t.Errorf("Do ran in %s as everybody", inside)
+	}
+	if child := strings.TrimSpace(output(t, n, "readlink", "/proc/self/ns/net")); child != inside {
+		t.Errorf("a child runs in %s, want %s", child, inside)
+	}
+	// Threads that were inside came home.
+	for range 100 {
+		done := make(chan string)
+		go func() { done <- identity(t) }()
+		if now := <-done; now != outside {
+			t.Fatalf("a goroutine runs in %s, want %s", now, outside)
+		}
+	}
+	want := errors.New("mine")
+	if err := n.Do(func() error { return want }); !errors.Is(err, want) {
+		t.Errorf("Do gave %v", err)
+	}
+}
+
+func TestLoopback(t *testing.T) {
+	n := create(t)
+	ctx := t.Context()
+	for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
+		l, err := n.Listen(ctx, "tcp", host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		if c, err := net.Dial("tcp", l.Addr().String()); err == nil {
+			c.Close()
+			t.Errorf("%s can be reached from outside", l.Addr())
+		}
+		c, err := n.Dial(ctx, "tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	if _, err := n.Dial(ctx, "tcp", "localhost:1"); err == nil || !strings.Contains(err.Error(), "IP address") {
+		t.Errorf("a name was dialled: %v", err)
+	}
+}
+
+// Two namespaces of the same shape do not meet, and a cable joins them.
+func TestCable(t *testing.T) {
+	west, east := create(t), create(t)
+	a := tun(t, west, "lab0", "203.0.113.2/24", "2001:db8:c::2/64")
+	b := tun(t, east, "lab0", "203.0.113.3/24", "2001:db8:c::3/64")
+	cable(t, a, b)
+	for _, host := range []string{"203.0.113.3", "2001:db8:c::3"} {
+		at := net.JoinHostPort(host, "7")
+		l, err := east.Listen(t.Context(), "tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() {
+			if c, err := l.Accept(); err == nil {
+				io.Copy(c, c)
+				c.Close()
+			}
+		}()
+		c, err := west.Dial(t.Context(), "tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		echo(t, c, 100_000)
+
+		p, err := east.ListenPacket(t.Context(), "udp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		go func() {
+			buf := make([]byte, 2000)
+			if n, from, err := p.ReadFrom(buf); err == nil {
+				p.WriteTo(buf[:n], from)
+			}
+		}()
+		u, err := west.Dial(t.Context(), "udp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer u.Close()
+		echo(t, u, 1400)
+	}
+}
+
+// echo sends n bytes and wants them back.
+func echo(t *testing.T, c net.Conn, n int) {
+	t.Helper()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	sent := bytes.Repeat([]byte("busel"), n/5)
+	if _, err := c.Write(sent); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(sent))
+	if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, sent) {
+		t.Fatalf("%s: echo: %v", c.RemoteAddr(), err)
+	}
+}
+
+// A large write arrives as packets of the MTU whose checksums are right, and
+// an idle interface says nothing before.
+func TestPackets(t *testing.T) {
+	n := create(t)
+	dev := tun(t, n, "lab0", "203.0.113.2/24", "2001:db8:c::2/64")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go n.Dial(ctx, "tcp", "203.0.113.9:80")
+	p := make([]byte, 65536)
+	size, err := dev.ReadPacket(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	syn := p[:size]
+	if syn[0]>>4 != 4 || syn[9] != 6 {
+		t.Fatalf("the first packet is not the SYN: %x", syn)
+	}
+	header := int(syn[0]&15) * 4
+	segment := syn[header:]
+	pseudo := make([]byte, 0, 12)
+	pseudo = append(pseudo, syn[12:20]...)
+	pseudo = append(pseudo, 0, 6)
+	pseudo = binary.BigEndian.AppendUint16(pseudo, uint16(len(segment)))
+	if sum(syn[:header]) != 0xffff || sum(append(pseudo, segment...)) != 0xffff {
+		t.Errorf("checksums are not complete: %x", syn)
+	}
+}
+
+// sum is the ones' complement sum of RFC 1071 section 1, without the last
+// complement.
+func sum(p []byte) uint16 {
+	var s uint32
+	for i := 0; i < len(p); i += 2 {
+		s += uint32(p[i]) << 8
+		if i+1 < len(p) {
+			s += uint32(p[i+1])
+		}
+	}
+	for s > 0xffff {
+		s = s>>16 + s&0xffff
+	}
+	return uint16(s)
+}
+
+func TestReplace(t *testing.T) {
+	n := create(t)
+	dir := t.TempDir()
+	real, other := filepath.Join(dir, "real"), filepath.Join(dir, "other")
+	for _, name := range []string{real, other} {
+		if err := os.WriteFile(name, []byte(filepath.Base(name)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.Replace(real, other); err != nil {
+		t.Fatal(err)
+	}
+	if got := output(t, n, "cat", real); got != "other" {
+		t.Errorf("inside it says %q", got)
+	}
+	if got, err := os.ReadFile(real); err != nil || string(got) != "real" {
+		t.Errorf("outside it says %q, %v", got, err)
+	}
+	if err := n.Replace(filepath.Join(dir, "none"), other); err == nil {
+		t.Error("replaced a file that is not there")
+	}
+}
+
+func TestClose(t *testing.T) {
+	n := create(t)
+	cmd := exec.Command("sleep", "1000")
+	if err := n.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	n.Close()
+	if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("the program ended with %v", err)
+	}
+	if err := n.Start(exec.Command("true")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Start after Close gave %v", err)
+	}
+	n.Close()
+}
