@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -182,6 +183,14 @@ func (n *Namespace) Replace(path, with string) error {
 			return fmt.Errorf("replace %s: %w", path, err)
 		}
 		return nil
+	})
+}
+
+// SetSysctl sets a kernel variable of this namespace, such as
+// "net/ipv4/tcp_rmem".
+func (n *Namespace) SetSysctl(name, value string) error {
+	return n.Do(func() error {
+		return os.WriteFile(filepath.Join("/proc/sys", name), []byte(value), 0)
 	})
 }
 

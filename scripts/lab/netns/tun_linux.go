@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +20,10 @@ const tunDevice = "/dev/net/tun"
 type TUN struct {
 	Name string
 	MTU  int
-	file *os.File
+
+	fd, bell int // the bell, an eventfd, rings at Close
+	using    sync.RWMutex
+	closed   atomic.Bool
 }
 
 // TUN adds an interface that is up and has the addresses. The caller closes it,
@@ -62,21 +67,60 @@ func (t *TUN) open() error {
 		unix.Close(fd)
 		return fmt.Errorf("create: %w", err)
 	}
-	// Only now: a descriptor without an interface cannot be polled.
-	t.file = os.NewFile(uintptr(fd), tunDevice)
+	if t.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		unix.Close(fd)
+		return os.NewSyscallError("eventfd", err)
+	}
+	t.fd = fd
 	return nil
 }
 
 // ReadPacket reads the next packet that the namespace sends into p. After Close
-// the error is [os.ErrClosed].
-func (t *TUN) ReadPacket(p []byte) (int, error) { return t.file.Read(p) }
+// the error is [os.ErrClosed]. It sleeps in the kernel and not in the runtime's
+// poller, so that a thread with real-time priority has its packet at once.
+func (t *TUN) ReadPacket(p []byte) (int, error) {
+	t.using.RLock()
+	defer t.using.RUnlock()
+	for !t.closed.Load() {
+		n, err := unix.Read(t.fd, p)
+		switch err {
+		case nil:
+			return n, nil
+		case unix.EINTR:
+		case unix.EAGAIN:
+			fds := [2]unix.PollFd{{Fd: int32(t.fd), Events: unix.POLLIN}, {Fd: int32(t.bell), Events: unix.POLLIN}}
+			if _, err := unix.Ppoll(fds[:], nil, nil); err != nil && err != unix.EINTR {
+				return 0, os.NewSyscallError("ppoll", err)
+			}
+		default:
+			return 0, os.NewSyscallError("read", err)
+		}
+	}
+	return 0, os.ErrClosed
+}
 
 // WritePacket delivers a packet to the namespace. The kernel drops one that is
 // no IP packet, with an error, and one that nobody inside waits for, without.
 func (t *TUN) WritePacket(p []byte) error {
-	_, err := t.file.Write(p)
-	return err
+	t.using.RLock()
+	defer t.using.RUnlock()
+	if t.closed.Load() {
+		return os.ErrClosed
+	}
+	_, err := unix.Write(t.fd, p)
+	return os.NewSyscallError("write", err)
 }
 
-// Close removes the interface and ends reads and writes.
-func (t *TUN) Close() error { return t.file.Close() }
+// Close removes the interface and ends reads and writes. It may be called more
+// than once.
+func (t *TUN) Close() error {
+	if t.closed.Swap(true) {
+		return nil
+	}
+	one := [8]byte{1}
+	_, _ = unix.Write(t.bell, one[:])
+	t.using.Lock() // until nobody is in the kernel with the descriptor
+	defer t.using.Unlock()
+	_ = unix.Close(t.bell)
+	return os.NewSyscallError("close", unix.Close(t.fd))
+}
