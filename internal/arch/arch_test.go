@@ -51,6 +51,8 @@ var layers = []layer{
 	{"scripts/origin", nil, "a site to fetch from; knows nothing of Busel"},
 	{"scripts/bench", []string{"internal/nginxtest"}, "measures the programs from outside"},
 	{"scripts/lab/netns", nil, "networks and programs inside them; knows nothing of what they are for"},
+	{"scripts/lab/censor", []string{"internal/control", "scripts/lab/censor/rule"}, "moves packets; rules decide about them"},
+	{"scripts/lab/censor/rule", nil, "decides about packets; moves none"},
 }
 
 // A module is code of others and the packages that may import it, their test
