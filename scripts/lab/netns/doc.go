@@ -2,8 +2,8 @@
 //
 // A [Namespace] has no name and no file: descriptors and one thread of this
 // process hold it, so the kernel removes it, its interfaces and the programs
-// that were started inside when the process ends, by kill -9, too. There is
-// never anything to tidy.
+// that were started inside, with their descendants, when the process ends, by
+// kill -9, too. There is never anything to tidy.
 //
 // Which namespace a socket or a child belongs to is decided by the thread that
 // makes it, at that moment. [Namespace.Do] lends such a thread; sockets from

@@ -71,8 +71,10 @@ func New() (*Namespace, error) {
 }
 
 // live is the resident: a thread that enters a new namespace and never leaves
-// it alive. A child's death signal comes when the thread that started it ends
-// (prctl(2), PR_SET_PDEATHSIG), so children are started here.
+// it alive. Children are started here, so that they are inside. They have a PID
+// namespace of their own, whose first process dies with this thread, by its
+// death signal (prctl(2), PR_SET_PDEATHSIG), and takes all others along, those
+// that children started, too (pid_namespaces(7)).
 func (n *Namespace) live(made chan<- error) {
 	runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
 	if unix.Gettid() == unix.Getpid() {
@@ -112,8 +114,29 @@ func (n *Namespace) enter() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("private mounts: %w", err)
 	}
-	n.fd, err = openOwn()
-	return err
+	if n.fd, err = openOwn(); err != nil {
+		return err
+	}
+	return startInit()
+}
+
+// startInit starts the first process of a PID namespace and makes the children
+// of the calling thread part of it. It ignores SIGCHLD so that the kernel buries
+// orphans.
+func startInit() error {
+	first := exec.Command("sh", "-c", `trap "" CHLD; exec sleep infinity`)
+	first.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
+	if err := first.Start(); err != nil {
+		return fmt.Errorf("first process: %w", err)
+	}
+	// It ends after all others, and those are waited for by who started them.
+	go first.Wait()
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/pid", first.Process.Pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("open PID namespace", err)
+	}
+	defer unix.Close(fd)
+	return os.NewSyscallError("enter PID namespace", unix.Setns(fd, unix.CLONE_NEWPID))
 }
 
 // openOwn opens the network namespace of the calling thread.
@@ -122,9 +145,9 @@ func openOwn() (int, error) {
 	return fd, os.NewSyscallError("open /proc/thread-self/ns/net", err)
 }
 
-// Close ends the programs that were started inside, by SIGKILL or the signal
-// they asked for, and gives the namespace up. The kernel removes it when its
-// last socket and TUN are closed. It may be called more than once.
+// Close ends the programs that were started inside, by SIGKILL, and gives the
+// namespace up. The kernel removes it when its last socket and TUN are closed. It
+// may be called more than once.
 func (n *Namespace) Close() error {
 	n.close()
 	return nil
@@ -163,14 +186,13 @@ func (n *Namespace) Do(f func() error) error {
 	return <-result
 }
 
-// Start starts cmd inside. It ends with the namespace or this process: by the
-// Pdeathsig that cmd asks for, or else by SIGKILL.
+// Start starts cmd inside. It ends, with all that it starts, by SIGKILL when the
+// namespace is closed or this process ends; a Pdeathsig that cmd asks for is
+// taken away, as Go's check for a parent that is gone already fails across PID
+// namespaces.
 func (n *Namespace) Start(cmd *exec.Cmd) error {
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	if cmd.SysProcAttr.Pdeathsig == 0 {
-		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	if cmd.SysProcAttr != nil {
+		cmd.SysProcAttr.Pdeathsig = 0
 	}
 	return n.resident(cmd.Start)
 }

@@ -1,16 +1,19 @@
 package netns_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -278,18 +281,141 @@ func TestReplace(t *testing.T) {
 	}
 }
 
+// inhabitants are the processes that are in a network namespace or hold it
+// open, this one apart.
+func inhabitants(t *testing.T, namespace string) (all []string) {
+	t.Helper()
+	links, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, err := filepath.Glob("/proc/[0-9]*/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range append(links, open...) {
+		pid := strings.Split(link, "/")[2]
+		if name, err := os.Readlink(link); err == nil && name == namespace && pid != strconv.Itoa(os.Getpid()) {
+			all = append(all, pid)
+		}
+	}
+	return all
+}
+
+// deserted waits until nobody is in the namespace.
+func deserted(t *testing.T, namespace string) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(10 * time.Second)
+	for {
+		left := inhabitants(t, namespace)
+		if len(left) == 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("processes %q are left in %s", left, namespace)
+		}
+	}
+}
+
+// family is a program with a child and a grandchild that want to stay.
+func family() *exec.Cmd {
+	return exec.Command("sh", "-c", `trap "" HUP TERM; (sleep 1000 & sleep 1000) & sleep 1000`)
+}
+
 func TestClose(t *testing.T) {
 	n := create(t)
-	cmd := exec.Command("sleep", "1000")
+	var inside string
+	if err := n.Do(func() error { inside = identity(t); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	cmd := family()
 	if err := n.Start(cmd); err != nil {
 		t.Fatal(err)
+	}
+	if len(inhabitants(t, inside)) < 2 {
+		t.Error("this test does not see programs")
 	}
 	n.Close()
 	if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
 		t.Errorf("the program ended with %v", err)
 	}
+	deserted(t, inside)
 	if err := n.Start(exec.Command("true")); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Start after Close gave %v", err)
 	}
 	n.Close()
+}
+
+const victimVariable = "NETNS_TEST_VICTIM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(victimVariable) == "" {
+		os.Exit(m.Run())
+	}
+	if err := victim(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// victim is a process with all that a namespace may have. It prints the
+// namespace and waits to be killed.
+func victim() error {
+	n, err := netns.New()
+	if err != nil {
+		return err
+	}
+	if _, err := n.TUN("lab0", 1500, netip.MustParsePrefix("203.0.113.2/24")); err != nil {
+		return err
+	}
+	if _, err := n.Listen(context.Background(), "tcp", "203.0.113.2:80"); err != nil {
+		return err
+	}
+	if err := n.Start(family()); err != nil {
+		return err
+	}
+	var inside string
+	if err := n.Do(func() (err error) {
+		inside, err = os.Readlink("/proc/thread-self/ns/net")
+		return err
+	}); err != nil {
+		return err
+	}
+	fmt.Println(inside)
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// A process that is killed leaves no program, and so no namespace, behind.
+func TestKilled(t *testing.T) {
+	if err := netns.Available(); err != nil {
+		t.Skip(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), victimVariable+"=yes")
+	cmd.Stderr = os.Stderr
+	if _, err := cmd.StdinPipe(); err != nil { // open, until it is killed
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	inside := strings.TrimSpace(line)
+	if err != nil || len(inhabitants(t, inside)) < 3 {
+		t.Errorf("%q, %v: the victim is not there", inside, err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	deserted(t, inside)
 }
