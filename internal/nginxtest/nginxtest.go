@@ -1,5 +1,5 @@
-// Package nginxtest runs a real nginx on loopback as a cover site for tests,
-// the lab and benchmarks.
+// Package nginxtest runs a real nginx, on loopback or in another [Host], as a
+// cover site for tests, the lab and benchmarks.
 //
 // A relay promises that a stranger cannot tell it from the web server behind
 // it (DESIGN.md section 1, invariant 2), so what it is measured against must
@@ -44,9 +44,18 @@ import (
 type Config struct {
 	// Name is the host name in the certificate; "" means "cover.test".
 	Name string
-	// Address is where to serve TLS, host:port on loopback; "" means a free
-	// port. A server can so come back on the address of one that was closed.
+	// Host is where nginx runs and listens; nil means this process's network.
+	Host Host
+	// Parent is the folder in which to make the private one; "" means the
+	// system's for temporary files.
+	Parent string
+	// Address is where to serve TLS, host:port; "" means a free port on loopback.
+	// A server can so come back on the address of one that was closed.
 	Address string
+	// Also are more addresses of the same, such as one of IPv6.
+	Also []string
+	// Plain is where to serve plain HTTP, like Address.
+	Plain string
 	// Protocols is the value of ssl_protocols; "" means "TLSv1.2 TLSv1.3".
 	Protocols string
 	// Curves is the value of ssl_ecdh_curve, such as "secp384r1", which forces
@@ -75,6 +84,34 @@ type Config struct {
 	Extra string
 }
 
+// Host is a network that nginx can run in, such as a network namespace.
+// Addresses are literal ones.
+type Host interface {
+	Listen(ctx context.Context, network, address string) (net.Listener, error) // of a *net.TCPListener
+	Dial(ctx context.Context, network, address string) (net.Conn, error)
+	Start(cmd *exec.Cmd) error // to end with this process
+}
+
+// here is the network of this process.
+type here struct{}
+
+// Listen opens a listening socket as nginx would: Go's own listeners offer
+// multipath TCP, which shows in the SYN-ACK.
+func (here) Listen(ctx context.Context, network, address string) (net.Listener, error) {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	return lc.Listen(ctx, network, address)
+}
+
+func (here) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return (&net.Dialer{}).DialContext(ctx, network, address)
+}
+
+func (here) Start(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = dieWithParent()
+	return cmd.Start()
+}
+
 // Server is an nginx that runs.
 type Server struct {
 	Address string         // host:port of the TLS site
@@ -85,6 +122,7 @@ type Server struct {
 	Dir     string // nginx.conf, the certificate chain cert.pem, its authority ca.pem, html/
 	PID     int    // nginx's master process; its children serve
 
+	host  Host
 	cmd   *exec.Cmd
 	ended chan struct{}
 	close func() error
@@ -124,11 +162,14 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if cfg.Name == "" {
 		cfg.Name = "cover.test"
 	}
-	dir, err := os.MkdirTemp("", "nginxtest-")
+	if cfg.Host == nil {
+		cfg.Host = here{}
+	}
+	dir, err := os.MkdirTemp(cfg.Parent, "nginxtest-")
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Name: cfg.Name, Dir: dir, Roots: x509.NewCertPool(), ended: make(chan struct{})}
+	s := &Server{host: cfg.Host, Name: cfg.Name, Dir: dir, Roots: x509.NewCertPool(), ended: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, os.RemoveAll(dir))
@@ -141,37 +182,31 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 		return nil, err
 	}
 
-	secure, err := listen(ctx, cfg.Address)
-	if err != nil {
-		return nil, err
-	}
-	defer secure.Close()
-	plain, err := listen(ctx, "")
-	if err != nil {
-		return nil, err
-	}
-	defer plain.Close()
-	s.Address, s.Plain = secure.Addr().String(), plain.Addr().String()
-
-	conf := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(conf, []byte(cfg.render(s)), 0o600); err != nil {
-		return nil, err
-	}
-	var inherit [2]*os.File
-	for i, l := range []*net.TCPListener{secure, plain} {
-		if inherit[i], err = l.File(); err != nil {
-			return nil, err
+	sockets, addresses, err := cfg.listen(ctx)
+	defer func() { // nginx has its own
+		for _, f := range sockets {
+			f.Close()
 		}
-		defer inherit[i].Close()
+	}()
+	if err != nil {
+		return nil, err
+	}
+	s.Plain, s.Address = addresses[0], addresses[1]
+	conf := filepath.Join(dir, "nginx.conf")
+	if err := os.WriteFile(conf, []byte(cfg.render(s, addresses[1:])), 0o600); err != nil {
+		return nil, err
 	}
 	var output bytes.Buffer
 	s.cmd = exec.Command("nginx", "-p", dir, "-c", conf, "-e", "stderr")
 	s.cmd.Stdout, s.cmd.Stderr = &output, &output
-	s.cmd.ExtraFiles = inherit[:]                  // descriptors 3 and 4
-	s.cmd.Env = append(os.Environ(), "NGINX=3;4;") // "these listen already"
-	s.cmd.WaitDelay = 10 * time.Second             // for workers that outlive the master
-	s.cmd.SysProcAttr = dieWithParent()
-	if err := s.cmd.Start(); err != nil {
+	s.cmd.ExtraFiles = sockets
+	inherited := "NGINX=" // "these listen already"
+	for i := range sockets {
+		inherited += fmt.Sprintf("%d;", 3+i) // the first of ExtraFiles is descriptor 3
+	}
+	s.cmd.Env = append(os.Environ(), inherited)
+	s.cmd.WaitDelay = 10 * time.Second // for workers that outlive the master
+	if err := s.host.Start(s.cmd); err != nil {
 		return nil, err
 	}
 	s.PID = s.cmd.Process.Pid
@@ -218,34 +253,42 @@ func (s *Server) probe(ctx context.Context) error {
 		case <-stop:
 		}
 	}()
-	c, err := (&tls.Dialer{Config: &tls.Config{
+	raw, err := s.host.Dial(ctx, "tcp", s.Address)
+	if err != nil {
+		return err
+	}
+	c := tls.Client(raw, &tls.Config{
 		// Only that it speaks TLS counts here: an IP literal as a name, or
 		// protocols that Go does not offer by default, must not fail the start.
 		InsecureSkipVerify: true,
 		MinVersion:         tls.VersionTLS10,
-	}}).DialContext(ctx, "tcp", s.Address)
-	if err != nil {
-		return err
-	}
-	return c.Close()
+	})
+	return errors.Join(c.HandshakeContext(ctx), c.Close())
 }
 
-// listen opens a listening socket as nginx would: Go's own listeners offer
-// multipath TCP, which shows in the SYN-ACK.
-func listen(ctx context.Context, address string) (*net.TCPListener, error) {
-	if address == "" {
-		address = "127.0.0.1:0"
+// listen opens the sockets for plain HTTP and, after that, for TLS. It returns
+// what it opened even if it fails.
+func (cfg Config) listen(ctx context.Context) (sockets []*os.File, addresses []string, err error) {
+	for _, address := range append([]string{cfg.Plain, cfg.Address}, cfg.Also...) {
+		if address == "" {
+			address = "127.0.0.1:0"
+		}
+		l, err := cfg.Host.Listen(ctx, "tcp", address)
+		if err != nil {
+			return sockets, nil, err
+		}
+		addresses = append(addresses, l.Addr().String())
+		f, err := l.(*net.TCPListener).File()
+		_ = l.Close() // f remains
+		if err != nil {
+			return sockets, nil, err
+		}
+		sockets = append(sockets, f)
 	}
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false)
-	l, err := lc.Listen(ctx, "tcp", address)
-	if err != nil {
-		return nil, err
-	}
-	return l.(*net.TCPListener), nil
+	return sockets, addresses, nil
 }
 
-func (cfg Config) render(s *Server) string {
+func (cfg Config) render(s *Server, secure []string) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	seconds := func(d time.Duration, otherwise int) int {
@@ -281,7 +324,9 @@ func (cfg Config) render(s *Server) string {
 	if cfg.NoHTTP2 {
 		h2 = ""
 	}
-	line("    listen %s ssl%s;", s.Address, h2)
+	for _, address := range secure {
+		line("    listen %s ssl%s;", address, h2)
+	}
 	line("    listen %s;", s.Plain)
 	line("    server_name %s;", cfg.Name)
 	line("    root %s/html;", s.Dir)
