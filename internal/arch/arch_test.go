@@ -51,6 +51,7 @@ var layers = []layer{
 	{"scripts/origin", nil, "a site to fetch from; knows nothing of Busel"},
 	{"scripts/bench", []string{"internal/nginxtest"}, "measures the programs from outside"},
 	{"scripts/lab/netns", nil, "networks and programs inside them; knows nothing of what they are for"},
+	{"scripts/lab/scratch", nil, "folders that do not pile up"},
 	{"scripts/lab/censor", []string{"internal/control", "scripts/lab/censor/rule"}, "moves packets; rules decide about them"},
 	{"scripts/lab/censor/rule", nil, "decides about packets; moves none"},
 }
