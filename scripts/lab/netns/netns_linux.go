@@ -274,9 +274,6 @@ func (n *Namespace) AddRoutes(name string, dst ...netip.Prefix) error {
 	lines := make([]string, len(dst))
 	for i, d := range dst {
 		lines[i] = fmt.Sprintf("route add %s dev %s", d, name)
-		if d.Addr().Is6() {
-			lines[i] = "-6 " + lines[i]
-		}
 	}
 	return n.ip(lines...)
 }

@@ -214,6 +214,21 @@ func echo(t *testing.T, c net.Conn, n int) {
 	}
 }
 
+// Routes of both families lead into the interface.
+func TestRoutes(t *testing.T) {
+	n := create(t)
+	tun(t, n, "lab0", "203.0.113.2/24", "2001:db8:c::2/64")
+	everywhere := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0"), netip.MustParsePrefix("2001:db8:b::/48")}
+	if err := n.AddRoutes("lab0", everywhere...); err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range []string{"192.0.2.1", "2001:db8:a::1", "2001:db8:b::1"} {
+		if got := output(t, n, "ip", "route", "get", host); !strings.Contains(got, "dev lab0") {
+			t.Errorf("to %s: %s", host, got)
+		}
+	}
+}
+
 // A large write arrives as packets of the MTU whose checksums are right, and
 // an idle interface says nothing before.
 func TestPackets(t *testing.T) {
