@@ -51,6 +51,7 @@ var layers = []layer{
 	{"scripts/origin", nil, "a site to fetch from; knows nothing of Busel"},
 	{"scripts/bench", []string{"internal/nginxtest"}, "measures the programs from outside"},
 	{"scripts/lab/netns", nil, "networks and programs inside them; knows nothing of what they are for"},
+	{"scripts/lab/world", []string{"scripts/lab/censor", "scripts/lab/netns", "scripts/lab/scratch"}, "joins networks and a censor; knows nothing of Busel"},
 	{"scripts/lab/scratch", nil, "folders that do not pile up"},
 	{"scripts/lab/censor", []string{"internal/control", "scripts/lab/censor/rule"}, "moves packets; rules decide about them"},
 	{"scripts/lab/censor/rule", nil, "decides about packets; moves none"},
@@ -75,7 +76,7 @@ var dependencies = []dependency{
 	{"github.com/rogpeppe/go-internal", []string{"cmd/..."}, "scripts that test the commands"},
 	{"golang.org/x/crypto", []string{"..."}, "the only cryptography beside the standard library's and Noise"},
 	{"golang.org/x/sys", []string{"..."}, "what one operating system alone offers"},
-	{"golang.org/x/net", []string{"transport/...", "internal/cover", "internal/exit", "internal/front", "cmd/..."}, "HTTP/2 frames and names of the net"},
+	{"golang.org/x/net", []string{"transport/...", "internal/cover", "internal/exit", "internal/front", "cmd/...", "scripts/lab/..."}, "HTTP/2 frames, DNS messages and names of the net"},
 }
 
 // A ban is an import that some packages must not have, or a name of an import
