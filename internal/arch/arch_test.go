@@ -55,6 +55,9 @@ var layers = []layer{
 	{"scripts/lab/scratch", nil, "folders that do not pile up"},
 	{"scripts/lab/censor", []string{"internal/control", "scripts/lab/censor/rule"}, "moves packets; rules decide about them"},
 	{"scripts/lab/censor/rule", nil, "decides about packets; moves none"},
+	{"scripts/lab/censor/packet", nil, "a censor's parsers are pure and share nothing with what they look for"},
+	{"scripts/lab/censor/rule", []string{"scripts/lab/censor/packet"}, "packets and the time in, verdicts out"},
+	{"scripts/lab/rules", []string{"scripts/lab/censor/..."}, "rule files and what checks them"},
 }
 
 // A module is code of others and the packages that may import it, their test
@@ -70,13 +73,14 @@ var dependencies = []dependency{
 	{"github.com/flynn/noise", []string{"transport/mirror", "transport/quic"}, "the hello of a carrier"},
 	{"github.com/quic-go/quic-go", []string{"transport/quic"}, "one place speaks QUIC"},
 	{"github.com/armon/go-socks5", []string{"internal/front"}, "it parses requests and authentication, no more"},
-	{"github.com/BurntSushi/toml", []string{"config"}, "one place reads TOML, strictly"},
+	{"github.com/BurntSushi/toml", []string{"config", "scripts/lab/censor/rule"}, "one place reads TOML, strictly; the lab's rules are no configuration of the programs"},
 	{"rsc.io/qr", []string{"config", "cmd/..."}, "invites as pictures"},
 	{"github.com/makiuchi-d/gozxing", []string{"internal/picture", "config"}, "one place reads pictures, with bounds; the tests of config read what it draws"},
 	{"github.com/rogpeppe/go-internal", []string{"cmd/..."}, "scripts that test the commands"},
 	{"golang.org/x/crypto", []string{"..."}, "the only cryptography beside the standard library's and Noise"},
 	{"golang.org/x/sys", []string{"..."}, "what one operating system alone offers"},
 	{"golang.org/x/net", []string{"transport/...", "internal/cover", "internal/exit", "internal/front", "cmd/...", "scripts/lab/..."}, "HTTP/2 frames, DNS messages and names of the net"},
+	{"golang.org/x/net", []string{"transport/...", "internal/cover", "internal/exit", "internal/front", "cmd/...", "scripts/lab/censor/packet"}, "HTTP/2 frames, DNS messages and names of the net"},
 }
 
 // A ban is an import that some packages must not have, or a name of an import
@@ -103,6 +107,8 @@ var bans = []ban{
 	{"obfs/...", nil, []string{"os", "os/...", "net/http", "github.com/...", "golang.org/x/sys/...", "golang.org/x/net/..."}, false, "how bytes look is data, tested without a socket"},
 	{"internal/session", nil, []string{"crypto/tls", "net/http", "os/exec", "golang.org/x/net/...", "golang.org/x/sys/..."}, false, "a session knows carriers as an interface"},
 	{"internal/rotate", nil, []string{"crypto/...", "net/http", "os/exec", "syscall"}, false, "rotation decides on outcomes, not on bytes"},
+	{"scripts/lab/censor/packet", nil, []string{"os", "os/...", "net", "net/http", "syscall", "sync", "sync/...", "context"}, false, "bytes in, values out: tested without a socket"},
+	{"scripts/lab/censor/rule", nil, []string{"os", "os/...", "net", "net/http", "syscall", "context", "time.Now"}, false, "the clock and the packets are the caller's"},
 	{"internal/exit", nil, []string{"crypto/tls", "net/http"}, false, "an exit moves bytes, and never looks into them"},
 }
 
