@@ -21,7 +21,6 @@ const (
 // act does to a packet what the rule says.
 func (s *Set) act(t *track, f *flow, p *seen, v *Verdict, because why) {
 	r := t.live
-	a := &r.spec.Act
 	r.count.Packets++
 	r.count.Bytes += uint64(len(p.Bytes))
 	if !t.counted {
@@ -29,22 +28,23 @@ func (s *Set) act(t *track, f *flow, p *seen, v *Verdict, because why) {
 		r.count.Flows++
 	}
 	before := len(v.Inject)
-	s.inject(t, p, v, because == held)
+	lost := because != later && s.loses(t, f, p)
+	s.inject(t, p, v, because == held, lost)
 	r.count.Injected += uint64(len(v.Inject) - before)
-	if because == later {
-		return
+	if lost {
+		v.Drop = true
+		r.count.Dropped++
 	}
+}
+
+// loses decides whether a packet that the rule acts on is dropped.
+func (s *Set) loses(t *track, f *flow, p *seen) bool {
+	a := &t.spec.Act
 	drop := a.Drop == "both" || a.Drop == "up" && p.direction == Up || a.Drop == "down" && p.direction == Down
 	if drop && a.Loss != nil {
 		drop = s.rand.Float64() < *a.Loss
 	}
-	if a.Police != nil && !r.bucket(t, f, p.direction).take(p.now, len(p.Bytes), a.Police) {
-		drop = true
-	}
-	if drop {
-		v.Drop = true
-		r.count.Dropped++
-	}
+	return drop || a.Police != nil && !t.bucket(t, f, p.direction).take(p.now, len(p.Bytes), a.Police)
 }
 
 // bucket finds the token bucket for a packet.
@@ -86,9 +86,9 @@ func (b *bucket) take(now time.Time, size int, p *police) bool {
 	return true
 }
 
-// inject adds what the rule sends because of a packet, one that it holds or one
-// that made it fire.
-func (s *Set) inject(t *track, p *seen, v *Verdict, held bool) {
+// inject adds what the rule sends because of a packet: one that it holds or one
+// that made it fire; one that is lost or not.
+func (s *Set) inject(t *track, p *seen, v *Verdict, held, lost bool) {
 	a := &t.spec.Act
 	send := func(forged []byte, toward Direction, after time.Duration) {
 		v.Inject = append(v.Inject, Injection{forged, toward, after})
@@ -102,7 +102,7 @@ func (s *Set) inject(t *track, p *seen, v *Verdict, held bool) {
 		return
 	}
 	if a.Page != nil && p.direction == Up && len(p.Payload) > 0 && !held {
-		send(forgePage(p, a.Page), Down, s.delay(t.spec))
+		send(forgePage(p, lost, a.Page), Down, s.delay(t.spec))
 	}
 	// A held flow is reset again whenever the client opens it or sends data.
 	asks := p.direction == Up && (p.Has(packet.SYN) || len(p.Payload) > 0)
@@ -112,29 +112,34 @@ func (s *Set) inject(t *track, p *seen, v *Verdict, held bool) {
 	for range cmp.Or(a.Reset.Count, 1) {
 		after := s.delay(t.spec)
 		if a.Reset.Toward != "world" {
-			send(forgeReset(p, Down, a.Reset), Down, after)
+			send(forgeReset(p, Down, lost, a.Reset), Down, after)
 		}
 		if a.Reset.Toward != "client" {
-			send(forgeReset(p, Up, a.Reset), Up, after)
+			send(forgeReset(p, Up, lost, a.Reset), Up, after)
 		}
 	}
 }
 
 // forge begins a segment that goes the given way in the connection of p, as if
-// the other end had sent it: it continues where p leaves off.
-func forge(p *seen, toward Direction) packet.Segment {
+// the other end had sent it. It continues where p leaves off, for an end that p
+// reaches, and where p begins if it is lost: a RST counts only if its number is
+// exactly the next (RFC 5961).
+func forge(p *seen, toward Direction, lost bool) packet.Segment {
 	next := p.Seq + uint32(len(p.Payload))
 	if p.Flags&(packet.SYN|packet.FIN) != 0 {
 		next++
 	}
-	if toward == p.direction {
-		return packet.Segment{Header: packet.Header{Src: p.Src, Dst: p.Dst}, Seq: next, Ack: p.Ack}
+	if toward != p.direction {
+		return packet.Segment{Header: packet.Header{Src: p.Dst, Dst: p.Src}, Seq: p.Ack, Ack: next}
 	}
-	return packet.Segment{Header: packet.Header{Src: p.Dst, Dst: p.Src}, Seq: p.Ack, Ack: next}
+	if lost {
+		next = p.Seq
+	}
+	return packet.Segment{Header: packet.Header{Src: p.Src, Dst: p.Dst}, Seq: next, Ack: p.Ack}
 }
 
-func forgeReset(p *seen, toward Direction, r *reset) []byte {
-	s := forge(p, toward)
+func forgeReset(p *seen, toward Direction, lost bool, r *reset) []byte {
+	s := forge(p, toward, lost)
 	s.Flags, s.Window, s.Payload = packet.RST|packet.ACK, r.Window, r.Payload
 	s.TTL, s.ID, s.DF = r.TTL, r.ID, r.DF
 	if r.Zero {
@@ -146,8 +151,8 @@ func forgeReset(p *seen, toward Direction, r *reset) []byte {
 // pageWindow is a usual one; the connection ends with the page.
 const pageWindow = 1024
 
-func forgePage(p *seen, w *page) []byte {
-	s := forge(p, Down)
+func forgePage(p *seen, lost bool, w *page) []byte {
+	s := forge(p, Down, lost)
 	s.Flags, s.Window = packet.PSH|packet.ACK|packet.FIN, pageWindow
 	var text strings.Builder
 	fmt.Fprintf(&text, "HTTP/1.1 %s\r\n", w.Status)
