@@ -142,7 +142,7 @@ func (r *reader) varint() int {
 	}
 	const most = 1 << 30
 	if n > most {
-		r.short = true
+		r.short, r.b = true, nil
 		return 0
 	}
 	return int(n)
@@ -280,6 +280,7 @@ const (
 // frames takes the CRYPTO frames of one packet.
 func (q *Initials) frames(b []byte, first bool) error {
 	r := reader{b: b}
+	var plain []byte
 	pieces, other := 0, false
 	for len(r.b) > 0 && !r.short {
 		switch r.varint() {
@@ -290,8 +291,8 @@ func (q *Initials) frames(b []byte, first bool) error {
 			if len(data) == 0 {
 				continue
 			}
-			if first && pieces == 0 && offset == 0 && !other {
-				q.plain = data
+			if offset == 0 {
+				plain = data
 			}
 			pieces++
 			q.crypto.Add(uint32(offset), data)
@@ -306,8 +307,8 @@ func (q *Initials) frames(b []byte, first bool) error {
 	if r.short {
 		return errNotInitial
 	}
-	if first && (other || pieces != 1) {
-		q.plain = nil
+	if first && pieces == 1 && !other {
+		q.plain = plain
 	}
 	return nil
 }

@@ -282,7 +282,7 @@ type reader struct {
 
 func (r *reader) take(n int) []byte {
 	if r.short || n > len(r.b) {
-		r.short = true
+		r.short, r.b = true, nil
 		return nil
 	}
 	b := r.b[:n:n]
