@@ -35,6 +35,7 @@ type flow struct {
 	packets    uint64 // both ways
 	generation uint64 // of the rules that tracks are of
 	tracks     []track
+	active     []*track // those of tracks that may still act
 
 	syn      uint32 // sequence number of the client's SYN
 	sawSYN   bool
@@ -60,6 +61,11 @@ type track struct {
 	key         string // of the rule's rate
 	held        span   // of a hold by flow
 	buckets     *[2]bucket
+}
+
+// dead reports whether a rule can have no more to do with a flow.
+func (t *track) dead() bool {
+	return t.fit == misses && (t.holdBy == byNothing || t.holdBy == byFlow && t.held.from.IsZero())
 }
 
 // How long a flow without packets is remembered. TCP: row R5, "state about 10
@@ -187,6 +193,12 @@ func (f *flow) follow(rules []*live, generation uint64) {
 			// What was not looked at when it passed stays unknown.
 			passed := f.firstUp || f.key.protocol == packet.UDP && f.packets > 1
 			f.views[r.join].settled = passed && f.key.world.Port() != dnsPort
+		}
+	}
+	f.active = nil
+	for i := range f.tracks {
+		if !f.tracks[i].dead() {
+			f.active = append(f.active, &f.tracks[i])
 		}
 	}
 	for join := range views {

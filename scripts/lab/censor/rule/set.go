@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -156,11 +157,20 @@ func (s *Set) Judge(now time.Time, d Direction, b []byte) Verdict {
 	f := s.flow(p)
 	f.look(p)
 	var v Verdict
-	for i := range f.tracks {
-		s.judge(&f.tracks[i], f, p, &v)
+	missed := false
+	for _, t := range f.active {
+		fit := t.fit
+		s.judge(t, f, p, &v)
+		missed = missed || t.fit != fit
 		if v.Drop {
-			return v
+			break
 		}
+	}
+	if missed {
+		f.active = slices.DeleteFunc(f.active, (*track).dead)
+	}
+	if v.Drop {
+		return v
 	}
 	if d == Up && f.divert.IsValid() {
 		p.SetDst(f.divert)
