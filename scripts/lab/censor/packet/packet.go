@@ -124,7 +124,7 @@ func parse4(b []byte) (Packet, error) {
 		DF:       fragment&0x4000 != 0,
 		Fragment: fragment&0x3fff != 0, // more fragments, or not the first
 	}
-	return p, p.parseTransport(header)
+	return withTransport(p, header)
 }
 
 // Numbers of IPv6 extension headers (RFC 8200).
@@ -176,43 +176,43 @@ func parse6(b []byte) (Packet, error) {
 		}
 		break
 	}
-	return p, p.parseTransport(at)
+	return withTransport(p, at)
 }
 
-// parseTransport reads the header at byte at.
-func (p *Packet) parseTransport(at int) error {
+// withTransport reads the transport header at byte at.
+func withTransport(p Packet, at int) (Packet, error) {
 	b := p.Bytes[at:]
 	p.Payload = b
 	if p.Fragment {
-		return nil
+		return p, nil
 	}
 	header := 0
 	switch p.Protocol {
 	case TCP:
 		if len(b) < tcpLen {
-			return errShort
+			return Packet{}, errShort
 		}
 		header = int(b[12]>>4) * 4
 		if header < tcpLen || header > len(b) {
-			return errShort
+			return Packet{}, errShort
 		}
 		p.Seq, p.Ack = binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint32(b[8:])
 		p.Flags, p.Window = b[13], binary.BigEndian.Uint16(b[14:])
 		p.HeaderLen, p.Options = header, b[tcpLen:header]
 	case UDP:
 		if len(b) < udpLen {
-			return errShort
+			return Packet{}, errShort
 		}
 		length := int(binary.BigEndian.Uint16(b[4:]))
 		if length < udpLen || length > len(b) {
-			return errShort
+			return Packet{}, errShort
 		}
 		header, b = udpLen, b[:length]
 	default:
-		return nil
+		return p, nil
 	}
 	p.transport, p.Payload = at, b[header:]
 	p.Src = netip.AddrPortFrom(p.Src.Addr(), binary.BigEndian.Uint16(b))
 	p.Dst = netip.AddrPortFrom(p.Dst.Addr(), binary.BigEndian.Uint16(b[2:]))
-	return nil
+	return p, nil
 }

@@ -247,13 +247,15 @@ func (s *Set) forget(f *flow) {
 
 // sweep makes room for a new flow.
 func (s *Set) sweep(now time.Time) {
-	if now.Sub(s.swept) < sweepEvery && len(s.flows) < maxFlows {
-		return
-	}
-	s.swept = now
-	for _, f := range s.flows {
-		if f.expired(now) {
-			s.forget(f)
+	if now.Sub(s.swept) >= sweepEvery {
+		s.swept = now
+		for _, f := range s.flows {
+			if f.expired(now) {
+				s.forget(f)
+			}
+		}
+		for _, r := range s.rules {
+			r.sweep(now)
 		}
 	}
 	for _, f := range s.flows {
@@ -261,9 +263,6 @@ func (s *Set) sweep(now time.Time) {
 			break
 		}
 		s.forget(f) // any one: a real box that is full is no fairer
-	}
-	for _, r := range s.rules {
-		r.sweep(now)
 	}
 }
 
