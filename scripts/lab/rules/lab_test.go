@@ -264,6 +264,22 @@ func initial(t testing.TB, name string, size int) []byte {
 	return b
 }
 
+// missesQUIC checks that a rule for TCP leaves a listed name in QUIC alone.
+func (l *lab) missesQUIC() {
+	l.Helper()
+	c := l.to(site, 443)
+	l.passes("QUIC", c.datagram(rule.Up, initial(l, listed, 1800)))
+	l.wait(time.Second)
+	l.passes("QUIC, later", c.datagram(rule.Up, []byte("x")))
+}
+
+// halves sends a message in two segments, of which the first must pass.
+func (c *conn) halves(message []byte) rule.Verdict {
+	c.Helper()
+	c.passes("first half", c.up(message[:20]))
+	return c.up(message[20:])
+}
+
 // records splits a handshake record into two, the first with n bytes.
 func records(record []byte, n int) []byte {
 	head := func(length int) []byte {

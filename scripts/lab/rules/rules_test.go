@@ -93,8 +93,10 @@ func driveGFW(t *testing.T, l *lab) {
 		c.passes("name "+name, c.up(hello(t, name)))
 	}
 
+	l.missesQUIC()
+
 	web := l.to(site, 80).open()
-	web.resets("Host", web.up(get("LISTED.example:80")), gfw)
+	web.resets("Host", web.halves(get("LISTED.example:80")), gfw)
 	l.wait(90*time.Second - 1)
 	again := l.to(site, 80)
 	again.resets("Host's block", again.send(rule.Up, packet.SYN, nil), gfw)
@@ -113,6 +115,7 @@ func driveHenan(t *testing.T, l *lab) {
 	c := plain(443) // no handshake is needed
 	c.resets("listed", c.up(hello(t, listed)), henan)
 	c.passes("no block", c.up([]byte("more")))
+	l.missesQUIC()
 	web := plain(80)
 	web.resets("Host", web.up(get(listed)), henan)
 	stamped := l.to(site, 443).open()
@@ -129,18 +132,23 @@ func driveHenan(t *testing.T, l *lab) {
 
 func driveBelarus(l *lab, window, id uint16, ip string) {
 	c := l.to(site, 443).open()
-	c.resets("listed", c.up(hello(l, listed)), wantReset{up: 1, down: 1, window: window, id: id, least: usualLeast, most: usualMost})
+	c.resets("listed", c.halves(hello(l, listed)), wantReset{up: 1, down: 1, window: window, id: id, least: usualLeast, most: usualMost})
 	honest := l.to(site, 443).open()
 	honest.passes("unlisted", honest.up(hello(l, unlisted)))
-	redirects(l, "http://"+ip+"/")
+	l.missesQUIC()
+	redirects(l, "http://"+ip+"/", window, id)
+	other := l.to(site, 8080).open()
+	other.passes("Host on another port", other.up(get(listed)))
 }
 
 // redirects checks a redirect of HTTP in the path.
-func redirects(l *lab, location string) {
+func redirects(l *lab, location string, window, id uint16) {
 	l.Helper()
 	c := l.to(site, 80).open()
 	before := c.seq
-	v := c.up(get(listed))
+	request := get(listed)
+	before[rule.Up] += 20
+	v := c.halves(request)
 	if !v.Drop || len(v.Inject) != 2 {
 		l.Fatalf("dropped %v, %d injected; want true and 2", v.Drop, len(v.Inject))
 	}
@@ -151,8 +159,8 @@ func redirects(l *lab, location string) {
 		}
 		if i.Toward == rule.Up {
 			// The request was lost: the server expects its first byte.
-			if !p.Has(packet.RST) || p.Seq != before[rule.Up] {
-				l.Errorf("to the world: flags %x, seq %d, want RST and %d", p.Flags, p.Seq, before[rule.Up])
+			if !p.Has(packet.RST) || p.Seq != before[rule.Up] || p.Window != window || p.ID != id {
+				l.Errorf("to the world: flags %x, seq %d, window %d, id %d", p.Flags, p.Seq, p.Window, p.ID)
 			}
 			continue
 		}
@@ -189,6 +197,7 @@ func driveReassemble(t *testing.T, l *lab) {
 	c.passes("first segment", c.up(h[:30]))
 	c.passes("second segment", c.up(h[30:60]))
 	c.resets("the rest", c.up(h[60:]), style)
+	l.missesQUIC()
 	honest := l.to(site, 443).open()
 	honest.passes("unlisted", honest.up(records(hello(t, unlisted), 40)))
 }
@@ -214,13 +223,16 @@ func driveJA4(t *testing.T, l *lab) {
 		l.dropped("Go", c.up(h))
 		l.dropped("after it", c.down([]byte("x")))
 	}
+	split := l.to(site, 443).open()
+	l.dropped("Go in records and segments", split.halves(records(recorded(t, "testdata/go126-tls.hex", unlisted)[0], 30)))
 	c := l.to(site, 443).open()
 	c.passes("Chromium", c.up(chromium(t, listed)))
 }
 
 func driveDrop(t *testing.T, l *lab) {
 	c := l.to(site, 443).open()
-	l.dropped("listed", c.up(hello(t, listed)))
+	l.dropped("listed", c.halves(hello(t, listed)))
+	l.missesQUIC()
 	l.dropped("up", c.up([]byte("x")))
 	l.dropped("down", c.down([]byte("x")))
 	l.to(site, 443).open() // no residual block
@@ -231,7 +243,8 @@ func driveDrop(t *testing.T, l *lab) {
 
 func driveFreezeDown(t *testing.T, l *lab) {
 	c := l.to(site, 443).open()
-	c.passes("listed", c.up(hello(t, listed)))
+	c.passes("listed", c.halves(hello(t, listed)))
+	l.missesQUIC()
 	l.dropped("down", c.down([]byte("x")))
 	c.passes("up", c.up([]byte("x")))
 	honest := l.to(site, 443).open()
@@ -241,7 +254,10 @@ func driveFreezeDown(t *testing.T, l *lab) {
 
 func driveRefresh(t *testing.T, l *lab) {
 	c := l.to(site, 4433).open() // all ports
-	v := c.up(hello(t, listed))
+	v := c.halves(hello(t, listed))
+	l.missesQUIC()
+	l.to(site, 4433).open() // another 4-tuple
+	l.wait(-time.Second)
 	if !v.Drop || len(v.Inject) != 1 || v.Inject[0].Toward != rule.Down {
 		t.Errorf("dropped %v, %d injected", v.Drop, len(v.Inject))
 	}
@@ -253,15 +269,21 @@ func driveRefresh(t *testing.T, l *lab) {
 	}
 	l.wait(180 * time.Second)
 	c.passes("after the block", c.send(rule.Up, packet.SYN, nil))
-	l.to(site, 4433).open() // another 4-tuple
 	oneByte := l.to(site, 443).open()
 	h := hello(t, listed)
 	oneByte.passes("one byte in a second record", oneByte.up(records(h, len(h)-5-1)))
 
 	web := l.to(site, 80).open()
-	if v := web.up(get(listed)); !v.Drop || len(v.Inject) != 1 || !bytes.Contains(v.Inject[0].Packet, []byte("403 Forbidden")) {
+	if v := web.halves(get(listed)); !v.Drop || len(v.Inject) != 1 || !bytes.Contains(v.Inject[0].Packet, []byte("403 Forbidden")) {
 		t.Error("no page")
 	}
+	l.to(site, 80).open()
+	for range 2 {
+		l.wait(179 * time.Second)
+		l.dropped("in the block of Host", web.down([]byte("x")))
+	}
+	l.wait(180 * time.Second)
+	web.passes("after it", web.down([]byte("x")))
 	l.lies("10.10.34.34", false)
 }
 
@@ -283,10 +305,14 @@ func (l *lab) lies(address string, drop bool) {
 			l.Fatal(err)
 		}
 		a := netip.MustParseAddr(address).As4()
-		if p.Src != c.world || p.Dst != c.client || !bytes.HasSuffix(p.Payload, a[:]) || string(p.Payload[:2]) != "\x12\x34" {
+		end := append([]byte{0, 0, 0, 60, 0, 4}, a[:]...) // with TTL and length
+		if p.Src != c.world || p.Dst != c.client || !bytes.HasSuffix(p.Payload, end) || string(p.Payload[:2]) != "\x12\x34" {
 			l.Errorf("answer %x from %v to %v", p.Payload, p.Src, p.Dst)
 		}
 	}
+	tcp := l.to(site, 53).open()
+	q := query(listed, packet.TypeA)
+	tcp.passes("over TCP", tcp.up(append([]byte{0, byte(len(q))}, q...)))
 	l.passes("the true answer", c.datagram(rule.Down, query(listed, packet.TypeA)))
 }
 
@@ -304,7 +330,12 @@ func (c *conn) pour(kbit float64, long time.Duration) float64 {
 
 func drivePolice(t *testing.T, l *lab) {
 	c := l.to(site, 443).open()
-	c.passes("listed", c.up(hello(t, listed)))
+	c.passes("listed", c.halves(hello(t, listed)))
+	quic := l.to(site, 443)
+	quic.datagram(rule.Up, initial(t, listed, 1800))
+	for range 20 {
+		l.passes("QUIC", quic.datagram(rule.Down, make([]byte, 1400)))
+	}
 	const long = 20 * time.Second
 	if got := c.pour(1000, long) * 8 / 1000 / long.Seconds(); got < 130 || got > 150 {
 		t.Errorf("%.0f kbit/s pass, want 130 to 150", got)
@@ -354,10 +385,17 @@ func driveShape(t *testing.T, l *lab) {
 		if v := c.datagram(rule.Up, tt.payload); v.Drop != tt.hit {
 			t.Errorf("%s: dropped %v", tt.what, v.Drop)
 		}
-		if v := c.datagram(rule.Up, []byte("small")); v.Drop != tt.hit {
-			t.Errorf("%s, the next packet: dropped %v", tt.what, v.Drop)
+		l.wait(420*time.Second - 1)
+		for d := range rule.Direction(2) {
+			if v := c.datagram(d, []byte("small")); v.Drop != tt.hit {
+				t.Errorf("%s, later: dropped %v", tt.what, v.Drop)
+			}
 		}
+		l.wait(1)
+		l.passes(tt.what+", at the end", c.datagram(rule.Up, []byte("small")))
 	}
+	tcp := l.to(site, 443).open()
+	tcp.passes("TCP", tcp.up(shape(1200, 1)))
 	down := l.to(site, 443)
 	l.passes("down", down.datagram(rule.Down, shape(1200, 1)))
 }
@@ -392,6 +430,14 @@ func driveL4(t *testing.T, l *lab) {
 		if got := run(l.to(tt.to, 443).open(), tt.first); got != tt.want {
 			t.Errorf("%s: %d packets pass, want %d", tt.what, got, tt.want)
 		}
+	}
+	split := l.to(relay, 443).open()
+	split.halves(hello(t, exempt))
+	quic := l.to(relay, 443)
+	l.passes("exempt name in QUIC", quic.datagram(rule.Up, initial(t, exempt, 1800)))
+	for range 60 {
+		split.passes("exempt name in two segments", split.down([]byte("x")))
+		l.passes("after an exempt name", quic.datagram(rule.Down, []byte("x")))
 	}
 	u := l.to(relay, 443)
 	for i := range 30 {
@@ -453,11 +499,16 @@ func driveQUIC(t *testing.T, l *lab) {
 	l.passes("before the block", c.datagram(rule.Down, []byte("x")))
 	l.wait(160 * time.Millisecond)
 	l.dropped("in the block", c.datagram(rule.Up, []byte("x")))
+	l.dropped("in the block, down", c.datagram(rule.Down, []byte("x")))
 	other := l.to(site, 443)
 	l.dropped("another flow", other.datagram(rule.Up, []byte("x")))
 	tcp := l.to(site, 443).open()
 	tcp.passes("TCP", tcp.up(hello(t, listed)))
-	l.wait(181 * time.Second)
+	// The block began 30 to 190 ms after the Initial, 189 ms ago.
+	l.wait(180*time.Second - 160*time.Millisecond)
+	l.dropped("at the earliest end", l.to(site, 443).datagram(rule.Up, []byte("x")))
+	l.wait(161 * time.Millisecond)
+	l.passes("at the latest end", l.to(site, 443).datagram(rule.Up, []byte("x")))
 
 	misses := func(what string, c *conn, sent ...[]byte) {
 		t.Helper()
@@ -513,6 +564,9 @@ func driveTLSInTLS(t *testing.T, l *lab) {
 			}
 		}
 		end := c.up(make([]byte, 30)) // the client speaks again: the window is complete
+		if back := c.down([]byte("x")); back.Drop != end.Drop {
+			t.Errorf("dropped up %v, down %v", end.Drop, back.Drop)
+		}
 		return end.Drop
 	}
 	for _, tt := range []struct {
@@ -567,6 +621,7 @@ func driveSiberian(t *testing.T, l *lab) {
 		{"another prefix", 8, time.Millisecond, site, same, 8},
 		{"another print", 8, time.Millisecond, relay, func(int) []byte { return hello(t, unlisted) }, 8},
 		{"other names", 6, time.Millisecond, relay, func(i int) []byte { return chromium(t, "www.honest.exampl"+string(rune('a'+i))) }, 6},
+		{"4 connections with one name in records", 4, 0, relay, func(int) []byte { return records(same(0), 40) }, 3},
 		{"4 connections", 4, 399 * time.Millisecond, relay, same, 3},
 	} {
 		l.wait(2 * time.Minute)
@@ -574,7 +629,19 @@ func driveSiberian(t *testing.T, l *lab) {
 			t.Errorf("%s: %d of %d pass, want %d", tt.what, passed, tt.n, tt.want)
 		}
 	}
-	l.wait(2 * time.Minute)
+	// Pairs count together if they are within 60 s.
+	for _, tt := range []struct {
+		apart time.Duration
+		want  int
+	}{{60*time.Second + 1, 2}, {60*time.Second - 1, 1}} {
+		l.wait(3 * time.Minute)
+		burst(2, 0, relay, same)
+		l.wait(tt.apart)
+		if _, passed := burst(2, 0, relay, same); passed != tt.want {
+			t.Errorf("pairs %v apart: %d of the second pass, want %d", tt.apart, passed, tt.want)
+		}
+	}
+	l.wait(3 * time.Minute)
 	conns, _ := burst(4, 0, relay, same)
 	l.dropped("a connection of the key", conns[0].down([]byte("x")))
 	l.wait(120*time.Second - 1)
@@ -586,16 +653,20 @@ func driveSiberian(t *testing.T, l *lab) {
 func drivePortsOnly(t *testing.T, l *lab) {
 	for port, want := range map[uint16]bool{22: true, 80: false, 443: false, 8443: true, 53: true} {
 		c := l.to(site, port)
-		if got := c.send(rule.Up, packet.SYN, nil).Drop; got != want {
-			t.Errorf("TCP port %d: dropped %v", port, got)
-		}
-		want = port != 53
-		if got := c.datagram(rule.Up, noise(100)).Drop; got != want {
-			t.Errorf("UDP port %d: dropped %v", port, got)
+		for d := range rule.Direction(2) {
+			if got := c.send(d, packet.ACK, nil).Drop; got != want {
+				t.Errorf("TCP port %d: dropped %v", port, got)
+			}
+			if got := c.datagram(d, noise(100)).Drop; got != (port != 53) {
+				t.Errorf("UDP port %d: dropped %v", port, got)
+			}
 		}
 	}
 	ping := []byte{0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0, 203, 0, 113, 2, 192, 0, 2, 1, 8, 0, 0, 0, 0, 0, 0, 0}
-	if !l.set.Judge(l.now, rule.Up, ping).Drop {
+	pong := bytes.Clone(ping)
+	copy(pong[12:], ping[16:20])
+	copy(pong[16:], ping[12:16])
+	if !l.set.Judge(l.now, rule.Up, ping).Drop || !l.set.Judge(l.now, rule.Down, pong).Drop {
 		t.Error("ICMP passes")
 	}
 }
@@ -608,9 +679,15 @@ func driveProtocols(t *testing.T, l *lab) {
 	dns := l.to(site, 53).open()
 	q := query(listed, packet.TypeA)
 	dns.passes("DNS", dns.up(append([]byte{0, byte(len(q))}, q...)))
+	l.passes("UDP", l.to(site, 443).datagram(rule.Up, noise(50)))
+	for _, port := range []uint16{53, 80} {
+		c := l.to(site, port).open()
+		l.dropped("noise", c.up(noise(50)))
+	}
 	for what, first := range map[string][]byte{"noise": noise(50), "SSH": []byte("SSH-2.0-x\r\n")} {
 		c := l.to(site, 443).open()
 		l.dropped(what, c.up(first))
+		l.to(site, 443).open() // another 4-tuple
 		l.wait(60*time.Second - 1)
 		l.dropped("in the block", c.down([]byte("x")))
 		l.wait(1)
@@ -665,6 +742,8 @@ func driveDNSOnly(t *testing.T, l *lab) {
 	resolver := netip.MustParseAddr("198.51.100.53")
 	l.passes("DNS", l.to(resolver, 53).datagram(rule.Up, query(listed, packet.TypeA)))
 	l.to(resolver, 53).open()
+	l.dropped("from another resolver", l.to(site, 53).datagram(rule.Down, []byte("x")))
+	l.dropped("from another port", l.to(resolver, 443).datagram(rule.Down, []byte("x")))
 	l.dropped("another resolver", l.to(site, 53).datagram(rule.Up, query(listed, packet.TypeA)))
 	l.dropped("another port", l.to(resolver, 443).datagram(rule.Up, query(listed, packet.TypeA)))
 	c := l.to(resolver, 53)
@@ -694,6 +773,7 @@ func driveBlackout(t *testing.T, l *lab) {
 func driveAddress(t *testing.T, l *lab) {
 	for _, port := range []uint16{443, 22} {
 		l.dropped("listed", l.to(relay, port).send(rule.Up, packet.SYN, nil))
+		l.dropped("listed, down", l.to(relay, port).send(rule.Down, packet.SYN|packet.ACK, nil))
 	}
 	l.to(netip.MustParseAddr("192.0.2.2"), 443).open()
 }
@@ -705,7 +785,7 @@ func driveLie(t *testing.T, l *lab) {
 	}
 }
 
-func driveRedirect(t *testing.T, l *lab) { redirects(l, "http://198.51.100.80/") }
+func driveRedirect(t *testing.T, l *lab) { redirects(l, "http://198.51.100.80/", 0, 0) }
 
 func driveDivert(t *testing.T, l *lab) {
 	middle := netip.MustParseAddrPort("198.51.100.66:443")
@@ -733,6 +813,7 @@ func driveDivert(t *testing.T, l *lab) {
 	if p := through(rule.Up, other.segment(rule.Up, packet.SYN, nil)); p.Dst != other.world {
 		t.Errorf("another port goes to %v", p.Dst)
 	}
+	l.missesQUIC()
 	direct := l.to(middle.Addr(), 443)
 	if p := through(rule.Up, direct.segment(rule.Up, packet.SYN, nil)); p.Dst != middle {
 		t.Errorf("a direct connection goes to %v", p.Dst)
@@ -764,6 +845,69 @@ func driveKill(t *testing.T, l *lab) {
 	again.open()
 	u := l.to(site, 443)
 	l.passes("UDP", u.datagram(rule.Up, []byte("x")))
-	l.wait(61 * time.Second)
-	l.passes("UDP later", u.datagram(rule.Up, []byte("x")))
+	for range 3 {
+		l.wait(30 * time.Second)
+		l.passes("UDP later", u.datagram(rule.Up, []byte("x")))
+	}
+}
+
+// The prefixes and addresses of IPv6 are those of the lab, too.
+func TestIPv6(t *testing.T) {
+	me := netip.MustParseAddr("2001:db8:203::2")
+	relay6, site6, resolver6 := netip.MustParseAddr("2001:db8:192::1"), netip.MustParseAddr("2001:db8:198::10"), netip.MustParseAddr("2001:db8:198::53")
+	to := func(l *lab, a netip.Addr, port uint16) *conn {
+		c := l.to(a, port)
+		c.client = netip.AddrPortFrom(me, c.client.Port())
+		return c
+	}
+	for name, in := range map[string]struct{ drop, pass netip.Addr }{
+		"s12-address":  {relay6, site6},
+		"s12-prefix":   {relay6, site6},
+		"s12-dns-only": {site6, resolver6},
+	} {
+		l := newLab(t, name)
+		l.dropped(name, to(l, in.drop, 53).datagram(rule.Up, []byte("x")))
+		l.passes(name, to(l, in.pass, 53).datagram(rule.Up, []byte("x")))
+	}
+	for name, h := range map[string][]byte{"s6-l4-25": noise(50), "s11-siberian": chromium(t, unlisted)} {
+		for _, a := range []netip.Addr{relay6, site6} {
+			l := newLab(t, name)
+			drops := 0
+			for range 4 {
+				c := to(l, a, 443).open()
+				c.up(h)
+				for range 30 {
+					if c.down([]byte("x")).Drop {
+						drops++
+					}
+				}
+			}
+			if (drops > 0) != (a == relay6) {
+				t.Errorf("%s, %v: %d packets dropped", name, a, drops)
+			}
+		}
+	}
+	l := newLab(t, "s7-fully-encrypted")
+	drops := 0
+	for range 60 {
+		l.wait(181 * time.Second)
+		if to(l, relay6, 443).open().up(noise(300)).Drop {
+			drops++
+		}
+	}
+	if drops == 0 {
+		t.Error("nothing dropped by s7-fully-encrypted")
+	}
+	l = newLab(t, "mitm-forged-certificate")
+	syn := to(l, site6, 443).segment(rule.Up, packet.SYN, nil)
+	l.passes("diverted", l.judge(rule.Up, syn))
+	if p, err := packet.Parse(syn); err != nil || !p.ChecksumsValid() || p.Dst.String() != "[2001:db8:198::66]:443" {
+		t.Errorf("goes to %v, %v", p.Dst, err)
+	}
+	l = newLab(t, "dns-lie")
+	v := l.to(site, 53).datagram(rule.Up, query(listed, packet.TypeAAAA))
+	mirror := netip.MustParseAddr("2001:db8:198::80").As16()
+	if len(v.Inject) != 1 || !bytes.HasSuffix(v.Inject[0].Packet, mirror[:]) {
+		t.Errorf("%d injected", len(v.Inject))
+	}
 }

@@ -42,7 +42,6 @@
 // Some are of the packet:
 //
 //	direction           "up" (client to world) or "down"
-//	first               true: the first packet of the flow; see below on how long a flow is remembered
 //	syn                 true: TCP with SYN, so SYN+ACK too
 //	tcp_header          length of the TCP header in bytes: 20 is one without options (C5)
 //	payload_min         bytes of payload, at least
@@ -60,7 +59,8 @@
 //	host                name in the first HTTP request of a connection   except_host
 //	ja4                 fingerprints of ClientHellos, in full
 //	dns                 name in a query to port 53; asked of each query, and fires on each   except_dns
-//	rate                more than connections flows, each begun less than apart after the last, within a time, that have the same of by:
+//	rate                more than connections flows within a time that have the same of by and began less than apart before or after another;
+//	                    the flow that makes it too many is the one that matches:
 //	                    { connections = 3, apart = "400ms", within = "60s", by = ["client", "prefix", "sni", "ja4"] }; a prefix is a /24 or a /48
 //
 // Names are in lower case, and "*" in them stands for any characters; "*" alone
@@ -71,7 +71,7 @@
 // Without reassemble, each of the first ten packets with data is read for
 // itself: a name counts if it lies whole in one of them, and a ClientHello if it
 // lies in one record and, in QUIC, in one CRYPTO frame that is alone but for
-// padding. Fragments of IP are not read at all.
+// padding, in the first datagram of the flow. Fragments of IP are not read.
 //
 // # hold: for how long
 //

@@ -54,7 +54,6 @@ type match struct {
 	ExceptTo          []netip.Prefix `toml:"except_to"`
 
 	Direction   string       `toml:"direction"`
-	First       bool         `toml:"first"`
 	SYN         bool         `toml:"syn"`
 	TCPHeader   int          `toml:"tcp_header"`
 	PayloadMin  int          `toml:"payload_min"`

@@ -16,7 +16,7 @@ func (m *match) content() bool {
 // perPacket reports whether a rule asks something of each packet that is not
 // the same for all packets of a flow.
 func (m *match) perPacket() bool {
-	return m.dns() || m.Direction != "" || m.First || m.SYN || m.TCPHeader > 0 || m.PayloadMin > 0 ||
+	return m.dns() || m.Direction != "" || m.SYN || m.TCPHeader > 0 || m.PayloadMin > 0 ||
 		m.QUICVersion > 0 || m.PacketsOver > 0 || m.AgeOver > 0
 }
 
@@ -59,8 +59,7 @@ func (m *match) packet(f *flow, p *seen) bool {
 			return false
 		}
 	}
-	return (!m.First || f.packets == 1) &&
-		(!m.SYN || p.Has(packet.SYN)) &&
+	return (!m.SYN || p.Has(packet.SYN)) &&
 		(m.TCPHeader == 0 || p.HeaderLen == m.TCPHeader) &&
 		(m.PayloadMin == 0 || len(p.Payload) >= m.PayloadMin) &&
 		f.packets > m.PacketsOver &&

@@ -48,6 +48,7 @@ const (
 	maxHolds   = 1 << 14 // per rule
 	maxKeys    = 1 << 12 // of connection rates and of policed clients, per rule
 	maxRate    = 64      // connections that a rate counts up to
+	maxTimes   = 4 * maxRate
 	maxResets  = 16
 	sweepEvery = 10 * time.Second
 )
@@ -372,25 +373,28 @@ func rateKey(by []string, f *flow, v *view) string {
 	return strings.Join(parts, " ")
 }
 
-// over counts a flow, once, and reports whether it is one too many: with the
-// connections before it, each begun less than Apart after the one before, it
-// exceeds the number within the time.
+// over counts a flow, once, and reports whether it is one too many: it began
+// soon after another, and within the time more than the number began so close
+// to each other.
 func (r *live) over(t *track, f *flow, now time.Time) bool {
 	m := r.spec.Match.Rate
 	t.key = rateKey(m.By, f, &f.views[r.join])
-	times := r.rates[t.key]
-	if n := len(times); n > 0 && (m.Apart > 0 && now.Sub(times[n-1]) >= time.Duration(m.Apart)) {
-		times = times[:0]
-	}
-	for len(times) > 0 && now.Sub(times[0]) > time.Duration(m.Within) {
-		times = times[1:]
-	}
-	if len(times) > m.Connections {
+	times := append(r.rates[t.key], now)
+	for now.Sub(times[0]) > time.Duration(m.Within) || len(times) > maxTimes {
 		times = times[1:]
 	}
 	if len(r.rates) >= maxKeys && r.rates[t.key] == nil {
 		clear(r.rates)
 	}
-	r.rates[t.key] = append(times, now)
-	return len(r.rates[t.key]) > m.Connections
+	r.rates[t.key] = times
+	near := func(i int) bool { // to the one before
+		return m.Apart == 0 || i > 0 && i < len(times) && times[i].Sub(times[i-1]) < time.Duration(m.Apart)
+	}
+	count := 0
+	for i := range times {
+		if near(i) || near(i+1) {
+			count++
+		}
+	}
+	return near(len(times)-1) && count > m.Connections
 }
