@@ -813,7 +813,11 @@ func driveDivert(t *testing.T, l *lab) {
 	if p := through(rule.Up, other.segment(rule.Up, packet.SYN, nil)); p.Dst != other.world {
 		t.Errorf("another port goes to %v", p.Dst)
 	}
-	l.missesQUIC()
+	quic := l.to(site, 443)
+	g := packet.Datagram{Header: packet.Header{Src: quic.client, Dst: quic.world}, Payload: []byte("x")}
+	if p := through(rule.Up, g.Build()); p.Dst != quic.world {
+		t.Errorf("UDP goes to %v", p.Dst)
+	}
 	direct := l.to(middle.Addr(), 443)
 	if p := through(rule.Up, direct.segment(rule.Up, packet.SYN, nil)); p.Dst != middle {
 		t.Errorf("a direct connection goes to %v", p.Dst)

@@ -56,6 +56,9 @@ func (s span) over(now time.Time) bool { return !s.until.IsZero() && !now.Before
 // held finds the hold that a packet of a flow is under, if any; it may begin
 // later.
 func (r *live) held(t *track, f *flow, now time.Time) (span, bool) {
+	if r.holdBy == byNothing {
+		return span{}, false
+	}
 	if r.holdBy == byFlow {
 		return t.held, !t.held.from.IsZero() && !t.held.over(now)
 	}

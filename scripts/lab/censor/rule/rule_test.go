@@ -248,6 +248,36 @@ func TestReplaceKnowsNames(t *testing.T) {
 	}
 }
 
+// A flow is counted once for a rate, and drawn for once, however many packets
+// it has.
+func TestOncePerFlow(t *testing.T) {
+	s := newSet(mustParse(t, "a", "[[rule]]\nmatch.sni = [\"*\"]\nmatch.packets_over = 3\nmatch.rate = { connections = 2, within = \"60s\", by = [\"client\"] }\nact.drop = \"both\"\n"))
+	for port := range uint16(3) {
+		open(s, start, 1000+port, hello("x"))
+		for i := range 5 {
+			if got, want := s.Judge(start, Down, down(1000+port)).Drop, port == 2 && i > 0; got != want {
+				t.Errorf("flow %d, packet %d: dropped %v", port+1, i+3, got)
+			}
+		}
+	}
+	s = newSet(mustParse(t, "b", "[[rule]]\nprobability = 0.5\nmatch.sni = [\"*\"]\nhold = { by = \"flow\" }\nact.drop = \"both\"\n"))
+	hits := 0
+	for port := range uint16(1000) {
+		first := open(s, start, port, hello("x")).Drop
+		if first {
+			hits++
+		}
+		for range 5 {
+			if s.Judge(start, Up, up(port, packet.ACK, 500, hello("x"))).Drop != first {
+				t.Fatal("drawn again")
+			}
+		}
+	}
+	if hits < 450 || hits > 550 {
+		t.Errorf("%d of 1000", hits)
+	}
+}
+
 func TestWindowsBeginWithTheFirstPacket(t *testing.T) {
 	s := newSet(mustParse(t, "a", "[[rule]]\nmatch.windows = [[\"1s\", \"2s\"]]\nact.drop = \"both\"\n"))
 	for after, want := range []bool{false, true, false} {

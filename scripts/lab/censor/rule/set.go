@@ -270,48 +270,58 @@ func (s *Set) sweep(now time.Time) {
 // judge asks one rule.
 func (s *Set) judge(t *track, f *flow, p *seen, v *Verdict) {
 	r := t.live
+	if !r.spec.Match.on(p.now.Sub(r.start)) {
+		return
+	}
+	h, ok := r.held(t, f, p.now)
+	switch {
+	case ok && p.now.Before(h.from): // what lasts has not begun
+	case ok:
+		if r.spec.Hold.Refresh {
+			r.hold(t, f, span{h.from, p.now.Add(time.Duration(r.spec.Hold.For))})
+		}
+		s.act(t, f, p, v, held)
+	case s.fires(t, f, p):
+		s.fire(t, f, p, v)
+	}
+}
+
+// fires reports whether the rule fires on a packet.
+func (s *Set) fires(t *track, f *flow, p *seen) bool {
+	r := t.live
 	m := &r.spec.Match
-	if len(m.Windows) > 0 && !m.on(p.now.Sub(r.start)) {
-		return
+	if t.fit == misses || !m.packet(f, p) {
+		return false
 	}
-	if r.holdBy != byNothing {
-		if hold, ok := r.held(t, f, p.now); ok {
-			if !p.now.Before(hold.from) {
-				if r.spec.Hold.Refresh {
-					r.hold(t, f, span{hold.from, p.now.Add(time.Duration(r.spec.Hold.For))})
-				}
-				s.act(t, f, p, v, held)
-			}
-			return
-		}
+	if !r.reads {
+		return s.roll(t)
 	}
-	if t.fit == misses {
-		return
+	if m.dns() {
+		return r.read(f, p) == fits && s.roll(t)
 	}
-	if !m.packet(f, p) {
-		return
+	if t.fit == undecided {
+		t.fit = r.read(f, p)
 	}
-	if r.reads && t.fit == undecided {
-		fit := r.read(f, p)
-		if !m.dns() {
-			t.fit = fit
-		}
-		if fit != fits {
-			return
-		}
+	if t.fit != fits {
+		return false
 	}
-	if m.Rate != nil && !r.over(t, f, p.now) {
+	// What is drawn and counted once per flow is decided for good.
+	if m.Rate != nil && t.key == "" && !r.over(t, f, p.now) || !s.roll(t) {
 		t.fit = misses
-		return
+		return false
 	}
-	if !s.roll(t) {
-		return
-	}
+	return true
+}
+
+// fire does what the rule says for a packet that it fires on, and begins its
+// hold.
+func (s *Set) fire(t *track, f *flow, p *seen, v *Verdict) {
+	r := t.live
 	if r.holdBy == byNothing {
 		s.act(t, f, p, v, alone)
 		return
 	}
-	if r.reads && !m.dns() {
+	if r.reads && !r.spec.Match.dns() {
 		t.fit = misses // it fires once; the hold does the rest
 	}
 	h := span{from: p.now}
@@ -322,11 +332,11 @@ func (s *Set) judge(t *track, f *flow, p *seen, v *Verdict) {
 		h.until = h.from.Add(time.Duration(r.spec.Hold.For))
 	}
 	r.hold(t, f, h)
+	because := alone
 	if p.now.Before(h.from) {
-		s.act(t, f, p, v, later)
-	} else {
-		s.act(t, f, p, v, alone)
+		because = later
 	}
+	s.act(t, f, p, v, because)
 }
 
 // roll draws whether a rule acts: once per flow, or once per query.
@@ -352,7 +362,7 @@ func (s *Set) delay(r *spec) time.Duration {
 
 // rateKey makes the key that connections are counted by.
 func rateKey(by []string, f *flow, v *view) string {
-	var parts []string
+	parts := []string{"by"} // so that no key is empty
 	for _, part := range by {
 		switch part {
 		case "client":
