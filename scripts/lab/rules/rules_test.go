@@ -359,6 +359,16 @@ func driveMobile(t *testing.T, l *lab) {
 		t.Errorf("%.0f kbit/s pass, want 64 for all flows", rate)
 	}
 	l.wait(time.Minute)
+	up := 0
+	for range 1000 {
+		l.wait(20 * time.Millisecond)
+		if !a.send(rule.Up, packet.ACK, nil).Drop {
+			up++
+		}
+	}
+	if up < 550 || up > 650 {
+		t.Errorf("%d of 1000 packets up pass, want 0.6 of them", up)
+	}
 	if share := a.pour(40, long) / (40 * 125 * long.Seconds()); share < 0.5 || share > 0.7 {
 		t.Errorf("%.2f of a slow flow pass, want 0.6", share)
 	}

@@ -21,10 +21,11 @@
 //	hold = { by = "3-tuple", for = "90s" }
 //	act.reset = { count = 3 }
 //
-// Addresses are those of the lab: relays in 192.0.2.0/24, sites, resolvers and
-// machines of the censor in 198.51.100.0/24, clients in 203.0.113.0/24, and
-// 2001:db8::/32. There are no variables: who wants others writes another file.
-// Times are written as "400ms", "90s", "10m"; lists may be of one.
+// Addresses are those of the lab: relays in 192.0.2.0/24 and 2001:db8:192::/48;
+// sites, resolvers and machines of the censor in 198.51.100.0/24 and
+// 2001:db8:198::/48; clients in 203.0.113.0/24 and 2001:db8:203::/48. There are
+// no variables: who wants others writes another file. Times are written as
+// "400ms", "90s", "10m".
 //
 // # match: which packets
 //
@@ -83,7 +84,10 @@
 //	hold.for      how long; a flow may be held for good
 //	hold.refresh  true: each packet that is held makes it begin again
 //
-// A rule that asks what a flow carries holds by flow unless it says otherwise.
+// A rule that asks what a flow carries holds by flow unless it says otherwise,
+// or has packets_over or age_over: then it acts on every later packet anyway.
+// With a delay, what drop and police do begins after it; the packet that made
+// the rule fire passes. A rule without a hold drops at once.
 //
 // # act: what happens
 //
@@ -97,8 +101,8 @@
 //	answer  { addresses = ["198.51.100.80"], ttl = 60 }: a forged answer to the DNS query, over UDP; addresses of the other family are left
 //	        out. The query passes unless drop = "up" is there
 //	page    { status = "302 Found", location = "http://...", body = "..." }: a forged HTTP answer that ends the connection
-//	divert  ["198.51.100.66:8443", "[2001:db8:100::66]:8443"]: another address and port, by family, to which the flow goes and from which
-//	        answers seem not to come; port 0 keeps the port. Only with keys that are the same for all packets of a flow
+//	divert  ["198.51.100.66:8443", "[2001:db8:100::66]:8443"]: another address and port, by family, to which the flow goes and from which no
+//	        answer seems to come; port 0 keeps the port. Only with keys that are the same for all packets of a flow, and windows
 //
 // # What is remembered
 //
