@@ -54,7 +54,6 @@ var layers = []layer{
 	{"scripts/lab/world", []string{"scripts/lab/censor", "scripts/lab/netns", "scripts/lab/scratch"}, "joins networks and a censor; knows nothing of Busel"},
 	{"scripts/lab/scratch", nil, "folders that do not pile up"},
 	{"scripts/lab/censor", []string{"internal/control", "scripts/lab/censor/rule"}, "moves packets; rules decide about them"},
-	{"scripts/lab/censor/rule", nil, "decides about packets; moves none"},
 	{"scripts/lab/censor/packet", nil, "a censor's parsers are pure and share nothing with what they look for"},
 	{"scripts/lab/censor/rule", []string{"scripts/lab/censor/packet"}, "packets and the time in, verdicts out"},
 	{"scripts/lab/rules", []string{"scripts/lab/censor/..."}, "rule files and what checks them"},
@@ -80,7 +79,6 @@ var dependencies = []dependency{
 	{"golang.org/x/crypto", []string{"..."}, "the only cryptography beside the standard library's and Noise"},
 	{"golang.org/x/sys", []string{"..."}, "what one operating system alone offers"},
 	{"golang.org/x/net", []string{"transport/...", "internal/cover", "internal/exit", "internal/front", "cmd/...", "scripts/lab/..."}, "HTTP/2 frames, DNS messages and names of the net"},
-	{"golang.org/x/net", []string{"transport/...", "internal/cover", "internal/exit", "internal/front", "cmd/...", "scripts/lab/censor/packet"}, "HTTP/2 frames, DNS messages and names of the net"},
 }
 
 // A ban is an import that some packages must not have, or a name of an import

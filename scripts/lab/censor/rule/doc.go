@@ -101,8 +101,8 @@
 //	answer  { addresses = ["198.51.100.80"], ttl = 60 }: a forged answer to the DNS query, over UDP; addresses of the other family are left
 //	        out. The query passes unless drop = "up" is there
 //	page    { status = "302 Found", location = "http://...", body = "..." }: a forged HTTP answer that ends the connection
-//	divert  ["198.51.100.66:8443", "[2001:db8:100::66]:8443"]: another address and port, by family, to which the flow goes and from which no
-//	        answer seems to come; port 0 keeps the port. Only with keys that are the same for all packets of a flow, and windows
+//	divert  ["198.51.100.66:8443", "[2001:db8:198::66]:0"]: the flow goes to another address and port, by family, and what comes back
+//	        seems to come from the first; port 0 keeps the port. Only with keys that are the same for all packets of a flow, and windows
 //
 // # What is remembered
 //

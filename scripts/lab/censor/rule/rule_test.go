@@ -248,6 +248,52 @@ func TestReplaceKnowsNames(t *testing.T) {
 	}
 }
 
+// A ClientHello is put together whichever segment comes first.
+func TestSegmentsInAnyOrder(t *testing.T) {
+	h := hello("listed")
+	for _, joined := range []bool{true, false} {
+		text := block
+		if joined {
+			text += "reassemble = [\"tcp\"]\n"
+		}
+		s := newSet(mustParse(t, "a", text))
+		s.Judge(start, Up, up(1, packet.SYN, 99, ""))
+		if s.Judge(start, Up, up(1, packet.ACK, 100+30, h[30:])).Drop {
+			t.Error("the second half is enough")
+		}
+		if got := s.Judge(start, Up, up(1, packet.ACK, 100, h[:30])).Drop; got != joined {
+			t.Errorf("joined %v: dropped %v", joined, got)
+		}
+	}
+}
+
+// A SYN that is sent again is of the same flow, one with another number begins
+// a new one.
+func TestSYNAgain(t *testing.T) {
+	s := newSet(mustParse(t, "a", "[[rule]]\nmatch.age_over = \"5s\"\nact.drop = \"both\"\n"))
+	for _, tt := range []struct {
+		after time.Duration
+		seq   uint32
+		want  bool
+	}{{0, 7, false}, {3, 7, false}, {6, 7, true}, {7, 8, false}, {12, 8, false}, {13, 8, true}} {
+		if got := s.Judge(start.Add(tt.after*time.Second), Up, up(1, packet.SYN, tt.seq, "")).Drop; got != tt.want {
+			t.Errorf("after %d s: dropped %v", tt.after, got)
+		}
+	}
+}
+
+// The first payload that is seen of a connection whose beginning is not was
+// not its first.
+func TestMidFlow(t *testing.T) {
+	s := newSet(mustParse(t, "a", "[[rule]]\nmatch.app = [\"fully-encrypted\"]\nact.drop = \"both\"\n"))
+	if s.Judge(start, Up, up(1, packet.ACK, 100, string(balanced(100)))).Drop {
+		t.Error("judged in the middle")
+	}
+	if !open(s, start, 2, string(balanced(100))).Drop {
+		t.Error("not judged at the beginning")
+	}
+}
+
 // A flow is counted once for a rate, and drawn for once, however many packets
 // it has.
 func TestOncePerFlow(t *testing.T) {
