@@ -437,6 +437,43 @@ def mirror():
     return f
 
 
+def scrambled():
+    f = File("scramble.txt", "Scrambled datagrams (docs/PROTOCOL.md, \"Scrambled datagrams\")")
+    relay = public(drawn("s0"))
+    for i, (direction, head, size, filler, stamp) in enumerate([
+            ("up", 0xC0, 1200, 4, 29999999), ("up", 0xE3, 40, 255, 0), ("up", 0x40, 1, 0, 0),
+            ("down", 0x7F, 33, 47, 0), ("down", 0x80, 1200, 101, 0), ("down", 0x55, 1447, 0, 0)]):
+        packet = bytes([head]) + drawn("packet %d" % i, size - 1)
+        assert filler >= 4 or head < 0x80
+        padding = (struct.pack(">I", stamp) + bytes(filler - 4)) if head & 0x80 else bytes(filler)
+        key = expand(extract(b"", relay), b"busel scramble 1 " + direction.encode(), 16)
+        nonce = drawn("scramble nonce %d" % i, 12)
+        sealed = gcm_seal(key, nonce, packet + padding + bytes([filler]), b"")[:-4]  # a tag of 12 bytes
+        f.add("DATAGRAM", [("relay_public", relay), ("direction", direction), ("key", key), ("nonce", nonce), ("filler", filler),
+                           ("stamp", stamp), ("packet", packet), ("datagram", sealed + nonce)])
+    return f
+
+
+def quic():
+    f = File("quic.txt", "The hello of QUIC carriers (docs/PROTOCOL.md, \"Transport quic\")")
+    for i, (mode, rest) in enumerate([(0, b""), (1, drawn("sealed frames", 90))]):
+        s, e, back, exporter = drawn("s%d" % i), drawn("e%d" % i), drawn("relay ephemeral %d" % i), drawn("exporter %d" % i)
+        # Noise: <- s; -> e, es; <- e, ee
+        noise = Noise(b"busel quic 1" + exporter, public(s))
+        noise.mix_hash(public(e))
+        noise.mix_key(x25519(e, public(s)))
+        said = hello(i, token(drawn("token key"), drawn("id", 8), 0), mode, drawn("session secret %d" % i), i + 1, rest=rest)
+        first = public(e) + noise.encrypt(said)
+        noise.mix_hash(public(back))
+        noise.mix_key(x25519(back, public(e)))
+        answer = struct.pack(">BIHI", 0, 3600, 60, 0)
+        second = public(back) + noise.encrypt(answer)
+        f.add("HELLO", [("relay_private", s), ("relay_public", public(s)), ("client_ephemeral", e), ("relay_ephemeral", back),
+                        ("exporter", exporter), ("hello", said), ("message_1", struct.pack(">H", len(first)) + first),
+                        ("accept", answer), ("message_2", struct.pack(">H", len(second)) + second)])
+    return f
+
+
 def resumes():
     f = File("resume.txt", "Hellos with sealed frames (docs/PROTOCOL.md, \"Resumption keys and sealed frames\")")
     said = b"\x01\x02\x00\x00\x19" + addr("news.example.org", 443) + b"hello"
@@ -508,5 +545,5 @@ def bundles():
 
 if __name__ == "__main__":
     check_primitives()
-    for file in mirror(), resumes(), tokens(), bundles():
+    for file in mirror(), scrambled(), quic(), resumes(), tokens(), bundles():
         file.finish("--check" in sys.argv[1:])
