@@ -1,0 +1,39 @@
+// Package quic makes carriers of QUIC connections whose datagrams look like
+// nothing.
+//
+// # Concept
+//
+// Client and relay speak plain QUIC version 1 (RFC 9000) on a UDP port of the
+// relay, and every datagram passes obfs/scramble under a key of the relay's
+// public key S. A stranger's datagram, and one that came before, draws no
+// answer: it never reaches QUIC. Inside, the relay shows a certificate that it
+// made at its start and that nobody checks, because a Noise NK message against S
+// follows whose prologue is the exporter of this very TLS connection: a man in
+// the middle, who may hold an invite, has another exporter and not the private
+// half of S, so nothing answers the client's hello, and the dial is hijacked.
+//
+// # Wire
+//
+//	exporter  = TLS exporter, label "EXPORTER-busel quic 1", no context, 32 bytes
+//	hello     = length u16 | message 1 of Noise_NK_25519_AESGCM_SHA256, prologue
+//	            "busel quic 1" || exporter, payload internal/wire's hello
+//	reply     = length u16 | message 2, payload internal/wire's accept
+//	chunk     = length u16 (2..16377) | whole session frames
+//
+// The client opens the first bidirectional stream and says hello on it; the
+// relay replies there, and the stream goes on with chunks: it is the control
+// lane. Every other lane has one of 32 unidirectional streams of each end, which
+// is stream id / 2 mod 32; frames of one lane so keep their order, and a lost
+// packet delays those of its own stream only. Frames of the datagram lane are
+// QUIC DATAGRAM frames (RFC 9221), or go on the first unidirectional stream if
+// they do not fit one. FIN on the control lane ends the carrier.
+//
+// The two split keys of Noise are not used: QUIC's are bound to the handshake
+// that it has authenticated.
+//
+// # Guarantees
+//
+// Nobody without S draws a datagram from a relay. Who has S, but no invite,
+// costs at most one of a bounded number of places, for some seconds and at most
+// 256 KiB. A carrier goes on when the client's address changes.
+package quic

@@ -1,0 +1,90 @@
+package quic
+
+import (
+	"crypto/ecdh"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/flynn/noise"
+	quicgo "github.com/quic-go/quic-go"
+
+	"busel/internal/wire"
+)
+
+const (
+	prologue      = "busel quic 1"
+	exporterLabel = "EXPORTER-busel quic 1"
+	exporterLen   = 32
+	// noiseOverhead is an ephemeral key and a tag.
+	noiseOverhead = 32 + 16
+	// maxPayload is the longest hello or accept, as on mirror.
+	maxPayload = 16375
+)
+
+var errNoise = errors.New("a Noise message has no acceptable length")
+
+// exporter is what binds the hello to this connection.
+func exporter(conn *quicgo.Conn) ([]byte, error) {
+	state := conn.ConnectionState().TLS
+	return state.ExportKeyingMaterial(exporterLabel, nil, exporterLen)
+}
+
+func noiseConfig(exporter []byte) noise.Config {
+	return noise.Config{
+		CipherSuite: noise.NewCipherSuite(noise.DH25519, noise.CipherAESGCM, noise.HashSHA256),
+		Pattern:     noise.HandshakeNK,
+		Prologue:    append([]byte(prologue), exporter...),
+	}
+}
+
+// initiator is the client's Noise state.
+func initiator(exporter []byte, relay [32]byte) (*noise.HandshakeState, error) {
+	cfg := noiseConfig(exporter)
+	cfg.Initiator = true
+	cfg.PeerStatic = relay[:]
+	return noise.NewHandshakeState(cfg)
+}
+
+// responder is the relay's Noise state.
+func responder(exporter []byte, key *ecdh.PrivateKey) (*noise.HandshakeState, error) {
+	cfg := noiseConfig(exporter)
+	cfg.StaticKeypair = noise.DHKey{Private: key.Bytes(), Public: key.PublicKey().Bytes()}
+	return noise.NewHandshakeState(cfg)
+}
+
+// writeMessage seals a payload into the next Noise message and sends it.
+func writeMessage(w io.Writer, hs *noise.HandshakeState, payload []byte) error {
+	if len(payload) > maxPayload {
+		return fmt.Errorf("%w: a payload of %d bytes", errNoise, len(payload))
+	}
+	msg, _, _, err := hs.WriteMessage(make([]byte, 2, 2+noiseOverhead+len(payload)), payload)
+	if err != nil {
+		return err
+	}
+	binary.BigEndian.PutUint16(msg, uint16(len(msg)-2))
+	_, err = w.Write(msg)
+	return err
+}
+
+// readMessage receives a Noise message and opens it.
+func readMessage(r io.Reader, hs *noise.HandshakeState) ([]byte, error) {
+	var head [2]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	n := int(binary.BigEndian.Uint16(head[:]))
+	if n < noiseOverhead || n > noiseOverhead+maxPayload {
+		return nil, errNoise
+	}
+	msg := make([]byte, n)
+	if _, err := io.ReadFull(r, msg); err != nil {
+		return nil, err
+	}
+	payload, _, _, err := hs.ReadMessage(nil, msg)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", wire.ErrMalformed, err)
+	}
+	return payload, nil
+}

@@ -1,0 +1,366 @@
+package quic
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"busel/internal/wire"
+	"busel/transport"
+	"busel/transport/transporttest"
+)
+
+// patience bounds what must happen soon.
+const patience = 20 * time.Second
+
+// testRelay is a listener that runs.
+type testRelay struct {
+	*Listener
+	key  *ecdh.PrivateKey
+	addr string
+	stop func() error // ends it and returns what Run did
+}
+
+func startRelay(t testing.TB, change func(*ListenerConfig)) *testRelay {
+	t.Helper()
+	key, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket, err := transport.System{}.ListenPacket(t.Context(), "udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := ListenerConfig{
+		Listen: func(context.Context) (net.PacketConn, error) { return socket, nil },
+		Key:    key, Logger: slog.New(slog.DiscardHandler),
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	l, err := NewListener(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- l.Run(ctx) }()
+	r := &testRelay{Listener: l, key: key, addr: socket.LocalAddr().String()}
+	r.stop = sync.OnceValue(func() error {
+		cancel()
+		return <-done
+	})
+	t.Cleanup(func() {
+		if err := r.stop(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return r
+}
+
+func (r *testRelay) dialer(t testing.TB, n transport.Network) *Dialer {
+	t.Helper()
+	d, err := NewDialer(DialerConfig{PublicKey: [32]byte(r.key.PublicKey().Bytes()), Network: n})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+func (r *testRelay) route() transport.Route {
+	return transport.Route{Relay: "r1", Transport: Kind, Address: r.addr}
+}
+
+// answer answers every hello and hands out the carriers and hellos.
+func (r *testRelay) answer(t testing.TB, a wire.Accept) (carriers chan transport.Carrier, hellos chan *wire.Hello) {
+	t.Helper()
+	carriers, hellos = make(chan transport.Carrier, 100), make(chan *wire.Hello, 100)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			p, err := r.Accept(context.Background())
+			if err != nil {
+				return
+			}
+			hellos <- p.Hello()
+			c, err := p.Answer(&a)
+			if err != nil {
+				t.Errorf("Answer: %v", err)
+				return
+			}
+			if c != nil {
+				carriers <- c
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		r.Close()
+		<-done
+	})
+	return carriers, hellos
+}
+
+func testHello() *wire.Hello {
+	return &wire.Hello{Token: wire.Token{1, 2, 3}, Secret: [32]byte{4, 5}, Carrier: 7, Dropped: []uint32{5, 6}}
+}
+
+func testContext(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// pair returns the two ends of one carrier.
+func pair(t testing.TB, n transport.Network) (client, relay transport.Carrier) {
+	t.Helper()
+	r := startRelay(t, nil)
+	carriers, _ := r.answer(t, wire.Accept{})
+	client, _, err := r.dialer(t, n).Dial(testContext(t), r.route(), testHello())
+	if err != nil {
+		t.Fatal(err)
+	}
+	relay = <-carriers
+	t.Cleanup(func() { client.Close(); relay.Close() })
+	return client, relay
+}
+
+func TestConformance(t *testing.T) {
+	for name, network := range map[string]transport.Network{"batched": transport.System{}, "plain": plainNetwork{}} {
+		t.Run(name, func(t *testing.T) {
+			transporttest.TestCarrier(t, func(t *testing.T) (client, relay transport.Carrier) { return pair(t, network) })
+		})
+	}
+}
+
+// plainNetwork's sockets are not the system's as far as anybody can see, so
+// that they are used one datagram at a time, as outside of Linux.
+type plainNetwork struct{ transport.System }
+
+func (n plainNetwork) ListenPacket(ctx context.Context, network, addr string) (net.PacketConn, error) {
+	c, err := n.System.ListenPacket(ctx, network, addr)
+	return struct{ net.PacketConn }{c}, err
+}
+
+func TestHello(t *testing.T) {
+	r := startRelay(t, nil)
+	sent := wire.Accept{SessionLife: time.Hour, CoverIdle: time.Second, Frames: []byte{7, 1, 2, 3, 4, 5, 6, 7, 8}}
+	carriers, hellos := r.answer(t, sent)
+	d := r.dialer(t, nil)
+	hello := testHello()
+	hello.Mode = wire.ModeResume
+	hello.Seal = func([]byte) []byte { return make([]byte, 16000) }
+	c, got, err := d.Dial(testContext(t), r.route(), hello)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	h := <-hellos
+	if h.Token != hello.Token || h.Secret != hello.Secret || h.Carrier != 7 || len(h.Dropped) != 2 || len(h.SealedFrames) != 16000 {
+		t.Errorf("the relay heard %v", h)
+	}
+	if got.SessionLife != time.Hour || got.CoverIdle != idleTimeout || string(got.Frames) != string(sent.Frames) {
+		t.Errorf("the client got %+v", got)
+	}
+	if p := c.Properties(); p.Kind != "quic" || p.Ordered || p.CoverIdle != idleTimeout {
+		t.Errorf("properties are %+v", p)
+	}
+	(<-carriers).Close()
+	if st := r.Stats(); st.Carriers != 1 || st.Conns != 1 || st.Strange != 0 || st.NoHello != 0 {
+		t.Errorf("stats are %+v", st)
+	}
+}
+
+func TestRefusal(t *testing.T) {
+	for _, tt := range []struct {
+		status  wire.Status
+		failure transport.Failure
+	}{{wire.StatusRevoked, transport.Revoked}, {wire.StatusExpired, transport.Revoked}, {wire.StatusBusy, ""}, {wire.StatusVersion, ""}} {
+		r := startRelay(t, nil)
+		r.answer(t, wire.Accept{Status: tt.status})
+		c, _, err := r.dialer(t, nil).Dial(testContext(t), r.route(), testHello())
+		se, ok := errors.AsType[*wire.StatusError](err)
+		de, _ := errors.AsType[*transport.DialError](err)
+		if c != nil || !ok || se.Status != tt.status || de.Failure != tt.failure || de.Stage != transport.StageHello {
+			t.Errorf("%v: %v, %v", tt.status, c, err)
+		}
+	}
+}
+
+// Failures of a dial have the right names, and a cancelled one has none.
+func TestDialFailures(t *testing.T) {
+	r := startRelay(t, nil)
+	wrong := startRelay(t, nil)
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	route := func(addr, options string) transport.Route {
+		return transport.Route{Relay: "r1", Transport: Kind, Address: addr, Options: options}
+	}
+	_, port, _ := net.SplitHostPort(r.addr)
+	r.answer(t, wire.Accept{})
+	for _, tt := range []struct {
+		name    string
+		route   transport.Route
+		failure transport.Failure
+		stage   transport.Stage
+	}{
+		{"another relay", route(wrong.addr, ""), transport.Timeout, transport.StageConnect},
+		{"nobody answers", route(silent.LocalAddr().String(), ""), transport.Timeout, transport.StageConnect},
+		{"unknown options", route(r.addr, "form=h3"), "", transport.StageConnect},
+		{"no address", route("127.0.0.1", ""), "", transport.StageConnect},
+		{"the port of the options", route("127.0.0.1:1", "port="+port), "none", ""},
+		{"a name", route("localhost:"+port, ""), "none", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c, _, err := r.dialer(t, nil).Dial(testContext(t), tt.route, testHello())
+			if tt.failure == "none" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			de, ok := errors.AsType[*transport.DialError](err)
+			if c != nil || !ok || de.Failure != tt.failure || de.Stage != tt.stage || de.Route != tt.route {
+				t.Errorf("%v, %v", c, err)
+			}
+		})
+	}
+	t.Run("cancelled", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, _, err := r.dialer(t, nil).Dial(ctx, route(silent.LocalAddr().String(), ""), testHello())
+		if de, ok := errors.AsType[*transport.DialError](err); !ok || de.Failure != "" || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestOptions(t *testing.T) {
+	for options, ok := range map[string]bool{"": true, "port=1": true, "port=65535": true, "port=0": false, "port=65536": false, "port=": false, "port=+1": false, "x": false, "port=1,x": false} {
+		if err := CheckOptions(options); (err == nil) != ok {
+			t.Errorf("%q: %v", options, err)
+		}
+	}
+}
+
+// A client whose token the relay did not issue sees nobody.
+func TestForeignToken(t *testing.T) {
+	r := startRelay(t, nil)
+	go func() {
+		if p, err := r.Accept(context.Background()); err == nil {
+			p.Close()
+		}
+	}()
+	_, _, err := r.dialer(t, nil).Dial(testContext(t), r.route(), testHello())
+	if de, ok := errors.AsType[*transport.DialError](err); !ok || de.Failure != transport.Hijacked {
+		t.Errorf("%v", err)
+	}
+}
+
+// After Close no hello is taken, and carriers live on until Run's end.
+func TestDraining(t *testing.T) {
+	r := startRelay(t, nil)
+	carriers, _ := r.answer(t, wire.Accept{})
+	client, _, err := r.dialer(t, nil).Dial(testContext(t), r.route(), testHello())
+	if err != nil {
+		t.Fatal(err)
+	}
+	relay := <-carriers
+	r.Close()
+	if _, err := r.Accept(t.Context()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Accept after Close: %v", err)
+	}
+	_, _, err = r.dialer(t, nil).Dial(testContext(t), r.route(), testHello())
+	if de, ok := errors.AsType[*transport.DialError](err); !ok || de.Failure == "" {
+		t.Errorf("a dial after Close: %v", err)
+	}
+	exchange(t, client, relay)
+	exchange(t, relay, client)
+	if err := r.stop(); err != nil {
+		t.Error(err)
+	}
+	var buf [wire.MaxFrame]byte
+	if _, err := client.ReadFrames(buf[:]); err == nil {
+		t.Error("a carrier outlived its relay")
+	}
+}
+
+// exchange sends one frame and waits for it.
+func exchange(t testing.TB, from, to transport.Carrier) {
+	t.Helper()
+	ping := (&wire.Frame{Type: wire.Ping, Ping: [8]byte{1, 2, 3}}).Append(nil)
+	if err := from.WriteFrames([]transport.Frame{{Data: ping}}); err != nil {
+		t.Fatal(err)
+	}
+	var buf [wire.MaxFrame]byte
+	watchdog := time.AfterFunc(patience, func() { to.Close() })
+	defer watchdog.Stop()
+	if n, err := to.ReadFrames(buf[:]); err != nil || string(buf[:n]) != string(ping) {
+		t.Fatalf("got %x, %v", buf[:n], err)
+	}
+}
+
+// What was said last arrives, though the carrier is closed at once.
+func TestLastWords(t *testing.T) {
+	client, relay := pair(t, nil)
+	exchange(t, client, relay)
+	bye := (&wire.Frame{Type: wire.Bye, Code: 3, Data: []byte("good night")}).Append(nil)
+	if err := relay.WriteFrames([]transport.Frame{{Data: bye}}); err != nil {
+		t.Fatal(err)
+	}
+	relay.Close()
+	var buf [wire.MaxFrame]byte
+	if n, err := client.ReadFrames(buf[:]); err != nil || string(buf[:n]) != string(bye) {
+		t.Fatalf("got %x, %v", buf[:n], err)
+	}
+	_, err := client.ReadFrames(buf[:])
+	if ce, ok := errors.AsType[*transport.CarrierError](err); !ok || ce.Failure != "" {
+		t.Errorf("the end is %v, want one in good order", err)
+	}
+}
+
+// Datagrams arrive, the largest as well, though it fits no QUIC packet.
+func TestDatagrams(t *testing.T) {
+	client, relay := pair(t, nil)
+	exchange(t, client, relay)
+	for _, size := range []int{10, 1000, 1300, 9000, wire.MaxFrame} {
+		f := make([]byte, size)
+		f[0], f[size-1] = 5, byte(size)
+		if err := relay.WriteFrames([]transport.Frame{{Lane: transport.LaneDatagram, Data: f}}); err != nil {
+			t.Fatal(err)
+		}
+		var buf [wire.MaxFrame]byte
+		if n, err := client.ReadFrames(buf[:]); err != nil || string(buf[:n]) != string(f) {
+			t.Errorf("%d bytes: got %d, %v", size, n, err)
+		}
+	}
+}
+
+func TestListenerConfig(t *testing.T) {
+	p256, _ := ecdh.P256().GenerateKey(rand.Reader)
+	listen := func(context.Context) (net.PacketConn, error) { return nil, errors.New("port is taken") }
+	for _, cfg := range []ListenerConfig{{}, {Listen: listen}, {Listen: listen, Key: p256}} {
+		if _, err := NewListener(cfg); err == nil {
+			t.Errorf("%+v was taken", cfg)
+		}
+	}
+	key, _ := ecdh.X25519().GenerateKey(rand.Reader)
+	l, err := NewListener(ListenerConfig{Listen: listen, Key: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Run(t.Context()); err == nil {
+		t.Error("Run without a port returned nil")
+	}
+}

@@ -1,0 +1,130 @@
+package quic
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"busel/obfs/scramble"
+)
+
+// maxDatagram is the longest datagram that is read: QUIC's packets have at most
+// 1452 bytes in quic-go.
+const maxDatagram = 1452 + scramble.Overhead + scramble.MaxFiller
+
+// trustClock is how long a client that hears nothing goes on stamping its
+// datagrams: a relay that has just started takes none from a clock that is slow.
+const trustClock = 2 * time.Second
+
+// scrambler is what one end does to every datagram.
+type scrambler struct {
+	out, in *scramble.Codec
+	window  *scramble.Window // nil at the client: nobody replays to it what would draw an answer
+	born    time.Time
+	stamps  bool        // the client's clock is told
+	heard   atomic.Bool // something was opened
+
+	strange, replayed atomic.Uint64 // datagrams
+}
+
+func clientScrambler(relay [32]byte) *scrambler {
+	up, down := scramble.Codecs(relay)
+	return &scrambler{out: up, in: down, born: time.Now(), stamps: true}
+}
+
+func relayScrambler(relay [32]byte) *scrambler {
+	up, down := scramble.Codecs(relay)
+	return &scrambler{out: down, in: up, window: scramble.NewWindow(time.Now())}
+}
+
+// open decrypts a datagram where it lies; nil means that it is to be dropped.
+// It is called by one goroutine at a time.
+func (s *scrambler) open(datagram []byte) []byte {
+	packet, id, ok := s.in.Open(datagram)
+	switch {
+	case !ok:
+		s.strange.Add(1)
+		return nil
+	case s.window != nil && !s.window.Fresh(id):
+		s.replayed.Add(1)
+		return nil
+	}
+	if !s.heard.Load() {
+		s.heard.Store(true)
+	}
+	return packet
+}
+
+// randomLen is what seal needs of random bytes: a nonce, and a number for the
+// filler.
+const randomLen = scramble.NonceLen + 4
+
+// seal appends the datagram of a packet.
+func (s *scrambler) seal(dst, packet, random []byte) []byte {
+	stamp := scramble.NoClock
+	if scramble.Opens(packet) && s.stamps && (s.heard.Load() || time.Since(s.born) < trustClock) {
+		stamp = scramble.StampOf(time.Now())
+	}
+	filler := scramble.Filler(packet, binary.BigEndian.Uint32(random[scramble.NonceLen:]))
+	return s.out.Seal(dst, packet, random[:scramble.NonceLen], filler, stamp)
+}
+
+// plainSocket scrambles on any socket, one datagram at a time.
+type plainSocket struct {
+	net.PacketConn
+	*scrambler
+	in []byte // of the one reader
+}
+
+func newPlainSocket(c net.PacketConn, s *scrambler) *plainSocket {
+	return &plainSocket{PacketConn: c, scrambler: s, in: make([]byte, maxDatagram)}
+}
+
+// ReadFrom returns the next datagram of somebody who knows S.
+func (p *plainSocket) ReadFrom(b []byte) (int, net.Addr, error) {
+	for {
+		n, addr, err := p.PacketConn.ReadFrom(p.in)
+		if err != nil {
+			return 0, addr, err
+		}
+		if packet := p.open(p.in[:n]); packet != nil && len(packet) <= len(b) {
+			return copy(b, packet), addr, nil
+		}
+	}
+}
+
+// WriteTo sends one packet.
+func (p *plainSocket) WriteTo(b []byte, addr net.Addr) (int, error) {
+	var random [randomLen]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return 0, err
+	}
+	out := make([]byte, 0, len(b)+scramble.Overhead+scramble.MaxFiller)
+	if _, err := p.PacketConn.WriteTo(p.seal(out, b, random[:]), addr); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// plainUDP is a plainSocket that lets quic-go set the buffers, and the bit that
+// forbids fragmenting, which it needs to find the path's MTU.
+type plainUDP struct {
+	*plainSocket
+	udp *net.UDPConn
+}
+
+func (p plainUDP) SyscallConn() (syscall.RawConn, error) { return p.udp.SyscallConn() }
+func (p plainUDP) SetReadBuffer(n int) error             { return p.udp.SetReadBuffer(n) }
+func (p plainUDP) SetWriteBuffer(n int) error            { return p.udp.SetWriteBuffer(n) }
+
+// newSocket scrambles what passes c, in batches where the system has them.
+func newSocket(c net.PacketConn, s *scrambler) net.PacketConn {
+	udp, ok := c.(*net.UDPConn)
+	if !ok {
+		return newPlainSocket(c, s)
+	}
+	return newUDPSocket(udp, s)
+}

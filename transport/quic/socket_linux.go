@@ -1,0 +1,136 @@
+package quic
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"net"
+	"sync"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
+
+	"busel/obfs/scramble"
+)
+
+// batchSize is how many datagrams one system call reads, as in quic-go.
+const batchSize = 8
+
+// maxSegments is more than quic-go sends in one call: 20 KiB of at least 1200.
+const maxSegments = 32
+
+// batchSocket scrambles whole batches: it reads several datagrams a call and
+// leaves it to the kernel to cut what is written (UDP_SEGMENT). quic-go uses
+// ReadBatch and WriteMsgUDP only.
+type batchSocket struct {
+	*net.UDPConn
+	*scrambler
+	batch *ipv4.PacketConn // of IPv6 too
+	in    []ipv4.Message   // of the one reader
+	out   sync.Pool        // of *outgoing
+}
+
+// outgoing is the scratch of one write.
+type outgoing struct {
+	random [maxSegments * randomLen]byte
+	oob    [128]byte
+	data   []byte
+}
+
+func newUDPSocket(c *net.UDPConn, s *scrambler) net.PacketConn {
+	b := &batchSocket{UDPConn: c, scrambler: s, batch: ipv4.NewPacketConn(c), in: make([]ipv4.Message, batchSize)}
+	for i := range b.in {
+		b.in[i].Buffers = [][]byte{make([]byte, maxDatagram)}
+		b.in[i].OOB = make([]byte, 128)
+	}
+	b.out.New = func() any { return &outgoing{data: make([]byte, 0, 32<<10)} }
+	return b
+}
+
+// ReadBatch fills ms with datagrams of somebody who knows S; others never get
+// further than here.
+func (b *batchSocket) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
+	for {
+		n, err := b.batch.ReadBatch(b.in[:min(len(ms), len(b.in))], flags)
+		if err != nil {
+			return 0, err
+		}
+		k := 0
+		for i := range b.in[:n] {
+			m := &b.in[i]
+			packet := b.open(m.Buffers[0][:m.N])
+			if packet == nil || len(packet) > len(ms[k].Buffers[0]) {
+				continue
+			}
+			ms[k].N, ms[k].NN = copy(ms[k].Buffers[0], packet), copy(ms[k].OOB, m.OOB[:m.NN])
+			ms[k].Flags, ms[k].Addr = m.Flags, m.Addr
+			k++
+		}
+		if k > 0 {
+			return k, nil
+		}
+	}
+}
+
+// WriteMsgUDP sends one packet, or several of one size but for the last if oob
+// says so.
+func (b *batchSocket) WriteMsgUDP(packets, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
+	o := b.out.Get().(*outgoing)
+	defer b.out.Put(o)
+	segmentation, control := splitControl(o.oob[:0], oob)
+	size, count := len(packets), 1
+	if segmentation != nil {
+		size = int(binary.NativeEndian.Uint16(segmentation[segmentSizeAt:]))
+		count = (len(packets) + size - 1) / size
+	}
+	if count > maxSegments {
+		return 0, 0, unix.EMSGSIZE
+	}
+	if _, err := rand.Read(o.random[:count*randomLen]); err != nil {
+		return 0, 0, err
+	}
+	o.data = o.data[:0]
+	for i := range count {
+		packet, random := packets[i*size:min((i+1)*size, len(packets))], o.random[i*randomLen:(i+1)*randomLen]
+		if count > 1 { // all must have one size, the last at most: the least filler
+			clear(random[scramble.NonceLen:])
+		}
+		o.data = b.seal(o.data, packet, random)
+		if i == 0 && count > 1 {
+			control = append(control, segmentation...)
+			binary.NativeEndian.PutUint16(control[len(control)-len(segmentation)+segmentSizeAt:], uint16(len(o.data)))
+		}
+	}
+	if _, _, err := b.UDPConn.WriteMsgUDP(o.data, control, addr); err != nil {
+		return 0, 0, err
+	}
+	return len(packets), len(oob), nil
+}
+
+// segmentSizeAt is where the size stands in a UDP_SEGMENT message.
+var segmentSizeAt = unix.CmsgSpace(0)
+
+// splitControl takes control messages apart: the one that says the size of
+// segments, nil if there is none, and the others but for ECN marks, appended to
+// dst. Marks are rare outside of QUIC and would be a print; QUIC does without.
+func splitControl(dst, oob []byte) (segmentation, rest []byte) {
+	rest = dst
+	for len(oob) > 0 {
+		head, data, remainder, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			break
+		}
+		msg := oob[:len(oob)-len(remainder)]
+		switch {
+		case head.Level == unix.IPPROTO_UDP && head.Type == unix.UDP_SEGMENT:
+			if len(data) >= 2 && binary.NativeEndian.Uint16(data) > 0 {
+				segmentation = msg
+			}
+		case head.Level == unix.IPPROTO_IP && head.Type == unix.IP_TOS,
+			head.Level == unix.IPPROTO_IPV6 && head.Type == unix.IPV6_TCLASS:
+		default:
+			rest = append(rest, msg...)
+		}
+		oob = remainder
+	}
+	return segmentation, rest
+}
