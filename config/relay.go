@@ -83,7 +83,7 @@ type relayFile struct {
 // cover's host name.
 func defaultRelayFile() *relayFile {
 	f := new(relayFile)
-	f.Relay.Transports = []string{"mirror"}
+	f.Relay.Transports = []string{"mirror", "quic"}
 	f.Log.Level = "info"
 	return f
 }
@@ -166,19 +166,20 @@ func (d *decoder) relay(f *relayFile) Relay {
 		d.fault("relay.cover-name", fmt.Sprintf("%q is no host name", r.CoverName), `write cover-name = "news.example.org" in lower case, without port`)
 	}
 
+	const transportsHint = `write transports = ["mirror", "quic"]`
 	if len(f.Relay.Transports) == 0 {
-		d.fault("relay.transports", "empty", `write transports = ["mirror"]`)
+		d.fault("relay.transports", "empty", transportsHint)
 	}
 	for _, name := range f.Relay.Transports {
 		switch {
 		case slices.Contains(r.Transports, name):
 			d.fault("relay.transports", fmt.Sprintf("%q is there twice", name), "write each transport once")
-		case name == "mirror":
+		case name == "mirror" || name == "quic":
 			r.Transports = append(r.Transports, name)
-		case name == "quic" || name == "websocket" || name == "dns":
-			d.fault("relay.transports", fmt.Sprintf("%q is %s", name, notYet), `write transports = ["mirror"]`)
+		case name == "websocket" || name == "dns":
+			d.fault("relay.transports", fmt.Sprintf("%q is %s", name, notYet), transportsHint)
 		default:
-			d.fault("relay.transports", fmt.Sprintf("%q is no transport", name), `write transports = ["mirror"]`)
+			d.fault("relay.transports", fmt.Sprintf("%q is no transport", name), transportsHint)
 		}
 	}
 
@@ -311,7 +312,9 @@ cover = %q
 # The name that clients ask that site for; it stands in its certificate.
 cover-name = %q
 
-# Ways to travel, the preferred one first.
+# Ways to travel, the preferred one first: mirror is TLS to the cover site (TCP),
+# quic is QUIC that looks like nothing (UDP, on the same port numbers, so the
+# firewall must let UDP in too). Fresh invites are needed when this changes.
 transports = %s
 
 [exit]

@@ -81,7 +81,7 @@ func TestFixturesSetEveryField(t *testing.T) {
 		Listen:     []string{"198.51.100.7:8443", "[2001:db8::7]:8443"},
 		Cover:      "127.0.0.1:9443",
 		CoverName:  "news.example.org",
-		Transports: []string{"mirror"},
+		Transports: []string{"quic", "mirror"},
 		Exit: Exit{
 			Allow: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("2001:db8::7/128")},
 			Deny:  []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
@@ -112,7 +112,7 @@ func TestDefaults(t *testing.T) {
 	}
 	want := Relay{
 		Address: flow.Addr{IP: netip.MustParseAddr("198.51.100.7"), Port: 443}, Listen: []string{":443"},
-		Cover: "www.example.org:443", CoverName: "www.example.org", Transports: []string{"mirror"},
+		Cover: "www.example.org:443", CoverName: "www.example.org", Transports: []string{"mirror", "quic"},
 	}
 	if !reflect.DeepEqual(r, want) {
 		t.Errorf("relay: got %+v, want %+v", r, want)
@@ -127,7 +127,7 @@ adress = "198.51.100.7:443"
 listen = ":443"
 cover = "127.0.0.1"
 cover-name = "News.example.org"
-transports = ["mirror", "quic", "mirror", "telepathy"]
+transports = ["mirror", "websocket", "mirror", "telepathy"]
 exit = 3
 
 [exit]
@@ -155,7 +155,7 @@ listen = "127.0.0.1:9000"
 		`/etc/busel/relayd.toml:4: relay.listen: want a list of texts, got a text`,
 		`/etc/busel/relayd.toml:5: relay.cover: "127.0.0.1" is no host:port`,
 		`/etc/busel/relayd.toml:6: relay.cover-name: "News.example.org" is no host name`,
-		`/etc/busel/relayd.toml:7: relay.transports: "quic" is not available yet`,
+		`/etc/busel/relayd.toml:7: relay.transports: "websocket" is not available yet`,
 		`/etc/busel/relayd.toml:7: relay.transports: "mirror" is there twice`,
 		`/etc/busel/relayd.toml:7: relay.transports: "telepathy" is no transport`,
 		`/etc/busel/relayd.toml:8: relay.exit: unknown key`,

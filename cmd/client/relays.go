@@ -19,6 +19,7 @@ import (
 	"busel/internal/wire"
 	"busel/transport"
 	"busel/transport/mirror"
+	"busel/transport/quic"
 )
 
 // relays are the relays that the running client uses: one session and one
@@ -78,11 +79,7 @@ type adapter struct{ *session.Client }
 func (a adapter) Offer() rotate.Offer { return a.Client.Offer() }
 
 func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*link, error) {
-	cfg := mirror.DialerConfig{PublicKey: e.Key, CoverName: e.CoverName, Proof: e.Proof, Logger: r.log}
-	if e.CertHash != [32]byte{} {
-		cfg.CertHash = &e.CertHash
-	}
-	dialer, err := mirror.NewDialer(cfg)
+	dialers, err := r.dialers(e)
 	if err != nil {
 		return nil, err
 	}
@@ -95,8 +92,8 @@ func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*l
 	})
 	var routes []transport.Route
 	for _, t := range e.Transports {
-		if t.Name != "mirror" {
-			continue // an invite may name transports that this version lacks
+		if dialers[t.Name] == nil || t.Name == quic.Kind && quic.CheckOptions(t.Options) != nil {
+			continue // an invite may name what this version lacks
 		}
 		for _, a := range e.Addresses {
 			routes = append(routes, transport.Route{Relay: label, Transport: t.Name, Address: a.String(), Options: t.Options})
@@ -105,10 +102,11 @@ func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*l
 	if len(routes) == 0 {
 		return nil, errors.New("its invite names only ways to travel that this version lacks; get a newer Busel")
 	}
-	l.keeper = rotate.New(rotate.Config{
-		Routes: routes, Dialers: map[string]transport.Dialer{"mirror": dialer},
-		Session: adapter{l.session}, Logger: r.log,
-	})
+	cfg := rotate.Config{Routes: routes, Dialers: map[string]transport.Dialer{}, Session: adapter{l.session}, Logger: r.log}
+	for name, d := range dialers {
+		cfg.Dialers[name] = d
+	}
+	l.keeper = rotate.New(cfg)
 	ctx, stop := context.WithCancel(r.ctx)
 	l.stop = stop
 	for _, part := range []func(context.Context) error{l.session.Run, l.keeper.Run} {
@@ -119,13 +117,38 @@ func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*l
 			}
 		})
 	}
-	r.wg.Go(func() {
-		<-ctx.Done()
-		if err := dialer.Close(); err != nil {
-			r.log.Debug("carriers did not end well", "relay", label, "err", err)
-		}
-	})
+	for _, d := range dialers {
+		r.wg.Go(func() {
+			<-ctx.Done()
+			if err := d.Close(); err != nil {
+				r.log.Debug("carriers did not end well", "relay", label, "err", err)
+			}
+		})
+	}
 	return l, nil
+}
+
+// dialer makes carriers until it is closed.
+type dialer interface {
+	transport.Dialer
+	Close() error
+}
+
+// dialers are the ways to travel that this version has, by their names.
+func (r *relays) dialers(e *config.RelayEntry) (map[string]dialer, error) {
+	cfg := mirror.DialerConfig{PublicKey: e.Key, CoverName: e.CoverName, Proof: e.Proof, Logger: r.log}
+	if e.CertHash != [32]byte{} {
+		cfg.CertHash = &e.CertHash
+	}
+	covered, err := mirror.NewDialer(cfg)
+	if err != nil {
+		return nil, err
+	}
+	scrambled, err := quic.NewDialer(quic.DialerConfig{PublicKey: e.Key, Logger: r.log})
+	if err != nil {
+		return nil, err
+	}
+	return map[string]dialer{mirror.Kind: covered, quic.Kind: scrambled}, nil
 }
 
 // preferredCipher is AES-256-GCM where the processor has instructions for it,

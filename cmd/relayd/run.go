@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ecdh"
 	"crypto/hkdf"
 	"crypto/sha256"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -24,6 +26,7 @@ import (
 	"busel/internal/wire"
 	"busel/transport"
 	"busel/transport/mirror"
+	"busel/transport/quic"
 )
 
 const (
@@ -73,7 +76,7 @@ CAP_NET_BIND_SERVICE.`,
 func listenHint(err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return cli.Hint(err, "another program has that port: stop it, move it (your own web server belongs on loopback, see README.md), or change listen in relayd.toml")
+		return cli.Hint(err, "another program has that port: stop it, move it (your own web server belongs on loopback, see README.md), or change listen in relayd.toml; if it is a UDP port that HTTP/3 needs, take quic out of transports there")
 	case errors.Is(err, syscall.EACCES):
 		return cli.Hint(err, "ports below 1024 need root, or once: setcap cap_net_bind_service=+ep RELAYD")
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
@@ -97,6 +100,7 @@ type status struct {
 	Relay     relay.Stats    `json:"relay"`
 	Exit      exit.Stats     `json:"exit"`
 	Listeners []mirror.Stats `json:"listeners"`
+	QUIC      []quic.Stats   `json:"quic"`
 }
 
 func (s *server) run(ctx context.Context) error {
@@ -119,34 +123,27 @@ func (s *server) run(ctx context.Context) error {
 		parts = append(parts, run)
 	}
 	out := exit.New(s.exitConfig(site))
-	var slots chan struct{}
-	if site.Borrowed {
-		slots = make(chan struct{}, borrowedCarriers)
+	returned := make(chan struct{}, 1) // the cover has
+	covered, err := s.mirrors(key, site, returned)
+	if err != nil {
+		return err
 	}
-	returned := make(chan struct{}, 1)
-	var listeners []*mirror.Listener
+	scrambled, err := s.quics(key)
+	if err != nil {
+		return err
+	}
 	var accepting []transport.Listener
-	for _, addr := range s.set.Listen {
-		cfg := mirror.ListenerConfig{
-			Listen: func(ctx context.Context) (net.Listener, error) { return transport.System{}.Listen(ctx, addr) },
-			Key:    key, Cover: site, Slots: slots, Logger: s.log,
-			Returned: func() {
-				select {
-				case returned <- struct{}{}:
-				default:
-				}
-			},
-		}
-		l, err := mirror.NewListener(cfg)
-		if err != nil {
-			return err
-		}
-		listeners, accepting = append(listeners, l), append(accepting, l)
-		parts = append(parts, l.Run)
+	for _, l := range covered {
+		accepting, parts = append(accepting, l), append(parts, l.Run)
 	}
-	parts = append(parts, learnCycle(site, listeners, returned, s.log))
-	if s.set.Cover != config.CoverBuiltin { // whose limits are known
-		parts = append(parts, measureCover(site, listeners, s.log))
+	for _, l := range scrambled {
+		accepting, parts = append(accepting, l), append(parts, l.Run)
+	}
+	if len(covered) > 0 {
+		parts = append(parts, learnCycle(site, covered, returned, s.log))
+	}
+	if s.set.Cover != config.CoverBuiltin && len(covered) > 0 { // whose limits are known
+		parts = append(parts, measureCover(site, covered, s.log))
 	}
 	serve := relay.New(relay.Config{Listeners: accepting, Gate: gate, Exit: out, Logger: s.log})
 	ctl := &control.Server{Log: s.log, Handler: func(_ context.Context, r control.Request) (any, error) {
@@ -158,15 +155,22 @@ func (s *server) run(ctx context.Context) error {
 			UptimeS: int64(time.Since(started) / time.Second),
 			Relay:   serve.Stats(), Exit: out.Stats(),
 		}
-		for _, l := range listeners {
+		for _, l := range covered {
 			st.Listeners = append(st.Listeners, l.Stats())
+		}
+		for _, l := range scrambled {
+			st.QUIC = append(st.QUIC, l.Stats())
 		}
 		return st, nil
 	}}
 	moved := func() (n uint64) {
-		for _, l := range listeners {
+		for _, l := range covered {
 			st := l.Stats()
 			n += st.CovertIn + st.CovertOut + st.Strangers
+		}
+		for _, l := range scrambled {
+			st := l.Stats()
+			n += st.Strange + st.DataBytes
 		}
 		return n
 	}
@@ -176,6 +180,56 @@ func (s *server) run(ctx context.Context) error {
 	)
 	s.log.Info("relay starts", "cover", s.coverKind())
 	return cli.RunAll(ctx, parts...)
+}
+
+// mirrors makes the listeners in front of the cover, if the settings have them. They
+// tell returned, which has room for one, when the cover answers again.
+func (s *server) mirrors(key *ecdh.PrivateKey, site mirror.Cover, returned chan<- struct{}) (all []*mirror.Listener, err error) {
+	if !slices.Contains(s.set.Transports, mirror.Kind) {
+		return nil, nil
+	}
+	var slots chan struct{}
+	if site.Borrowed {
+		slots = make(chan struct{}, borrowedCarriers)
+	}
+	for _, addr := range s.set.Listen {
+		l, err := mirror.NewListener(mirror.ListenerConfig{
+			Listen: func(ctx context.Context) (net.Listener, error) { return transport.System{}.Listen(ctx, addr) },
+			Key:    key, Cover: site, Slots: slots, Logger: s.log,
+			Returned: func() {
+				select {
+				case returned <- struct{}{}:
+				default:
+				}
+			},
+		})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+// quics makes the listeners on the UDP ports of the same numbers, if the
+// settings have them.
+func (s *server) quics(key *ecdh.PrivateKey) (all []*quic.Listener, err error) {
+	if !slices.Contains(s.set.Transports, quic.Kind) {
+		return nil, nil
+	}
+	for _, addr := range s.set.Listen {
+		l, err := quic.NewListener(quic.ListenerConfig{
+			Listen: func(ctx context.Context) (net.PacketConn, error) {
+				return transport.System{}.ListenPacket(ctx, "udp", addr)
+			},
+			Key: key, Logger: s.log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	return all, nil
 }
 
 func (s *server) coverKind() string {

@@ -31,6 +31,7 @@ var layers = []layer{
 	{"transport", []string{"internal/flow", "internal/wire"}, "a contract: hello and accept travel inside a transport's handshake, the rest is opaque"},
 	{"transport/transporttest", []string{"internal/flow", "internal/wire", "transport"}, "the suite knows what the contract says and nothing of one transport"},
 	{"transport/mirror", []string{"internal/flow", "internal/wire", "transport", "obfs/..."}, "a transport knows nothing of streams and of other transports"},
+	{"transport/quic", []string{"internal/wire", "transport", "obfs/..."}, "a transport knows nothing of streams and of other transports"},
 	{"obfs/...", []string{"obfs/records"}, "how bytes look: pure data and pure functions; a look says how its browser cuts records"},
 	{"internal/session", []string{"internal/flow", "internal/wire", "transport"}, "knows carriers as an interface only, so that any may die"},
 	{"internal/rotate", []string{"internal/flow", "internal/wire", "transport"}, "chooses among carriers; knows neither frames nor TLS"},

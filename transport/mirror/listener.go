@@ -17,6 +17,9 @@ import (
 	"busel/transport"
 )
 
+// Kind is the transport's name in configuration, invites and status.
+const Kind = "mirror"
+
 // Cover is the one web site that a relay forwards to.
 type Cover struct {
 	Address        string        // host:port to dial

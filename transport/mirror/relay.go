@@ -829,7 +829,7 @@ func (c *relayCarrier) Properties() transport.Properties {
 }
 
 func properties(idle, life time.Duration) transport.Properties {
-	return transport.Properties{Kind: "mirror", Ordered: true, CoverIdle: idle, CoverLifetime: life}
+	return transport.Properties{Kind: Kind, Ordered: true, CoverIdle: idle, CoverLifetime: life}
 }
 
 // Close implements [transport.Carrier]: the relay tells the cover that its

@@ -58,7 +58,12 @@ func (c *carrier) run() {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx := c.conn.Context()
-	wg.Go(func() { c.end(c.readChunks(c.control)) })
+	left := make(chan struct{}) // closed when the other end says nothing more
+	wg.Go(func() {
+		c.end(c.readChunks(c.control))
+		_, _ = io.Copy(io.Discard, c.control)
+		close(left)
+	})
 	wg.Go(func() {
 		for {
 			s, err := c.conn.AcceptUniStream(ctx)
@@ -86,14 +91,12 @@ func (c *carrier) run() {
 		}
 	})
 	<-c.dead
-	if !errors.Is(c.err, errDone) && ctx.Err() == nil {
-		c.part()
-	}
+	c.part(left)
 	_ = c.conn.CloseWithError(0, "")
 }
 
-// part says FIN on the control lane and waits for the other end to close.
-func (c *carrier) part() {
+// part says FIN on the control lane and waits for the other end to do so.
+func (c *carrier) part(left <-chan struct{}) {
 	past := time.Unix(1, 0)
 	c.mu.Lock()
 	for _, s := range c.lanes {
@@ -108,7 +111,7 @@ func (c *carrier) part() {
 	t := time.NewTimer(linger)
 	defer t.Stop()
 	select {
-	case <-c.conn.Context().Done():
+	case <-left:
 	case <-t.C:
 	}
 }
