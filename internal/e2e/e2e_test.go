@@ -179,6 +179,7 @@ type relayOptions struct {
 	cover     *nginxtest.Server
 	coverPath func(cover string) (address string)  // what leads to the cover
 	via       func(listen string) (address string) // what invites say instead of where it listens
+	quic      bool                                 // by UDP too, not only by the cover
 }
 
 func startRelay(t *testing.T, o relayOptions) *relay {
@@ -211,8 +212,14 @@ func startRelay(t *testing.T, o relayOptions) *relay {
 	// Origins of tests are on loopback, which the exit denies by default.
 	edited := replaceLine(t, string(text), "allow", `allow = ["127.0.0.0/8", "::1/128"]`)
 	edited = replaceLine(t, edited, "listen", fmt.Sprintf("listen = [%q]", r.listen))
+	if !o.quic {
+		edited = replaceLine(t, edited, "transports", `transports = ["mirror"]`)
+	}
 	if err := os.WriteFile(settings, []byte(edited), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	if !o.quic {
+		r.invite = strings.TrimSpace(command(t, "", "relayd", "invite", "-dir", dir))
 	}
 	keepSecret(t, dir)
 	r.run(t, dir)

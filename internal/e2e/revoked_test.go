@@ -21,7 +21,7 @@ func TestRevokedInvite(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = dir.ChangeLedger(func(l *state.Ledger) error {
-		_, err := l.Revoke(l.Invites[0].Name, time.Now())
+		_, err := l.Revoke(l.Invites[len(l.Invites)-1].Name, time.Now())
 		return err
 	})
 	if err != nil {

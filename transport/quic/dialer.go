@@ -26,9 +26,9 @@ const Kind = "quic"
 
 const (
 	// handshakeTimeout is for silence while dialling: the first datagram is sent
-	// again after 0.2, 0.6 and 1.4 s and more, so that 5 s are enough for a round
-	// trip of a second and two losses.
-	handshakeTimeout = 5 * time.Second
+	// again after 0.2, 0.6 and 1.4 s, so that 3 s are enough for a round trip of a
+	// second and three losses; more would keep other routes waiting.
+	handshakeTimeout = 3 * time.Second
 	// replyTimeout is for the relay's reply to a hello.
 	replyTimeout = 5 * time.Second
 	// idleTimeout ends a carrier on which nothing moves: a mapping of UDP in a

@@ -1,0 +1,234 @@
+//go:build linux
+
+package e2e
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"busel/internal/front"
+)
+
+// quicWorld is a relay with both transports behind a path each, on one port as
+// seen by the client.
+type quicWorld struct {
+	*relay
+	client *client
+	tcp    *path
+	udp    *udpPath
+}
+
+func startQUICWorld(t *testing.T) *quicWorld {
+	t.Helper()
+	w := new(quicWorld)
+	w.relay = startRelay(t, relayOptions{quic: true, via: func(listen string) string {
+		w.tcp = newPath(t, listen, 0)
+		w.udp = newUDPPath(t, w.tcp.addr(), listen)
+		return w.tcp.addr()
+	}})
+	w.client = startClient(t, w.invite)
+	return w
+}
+
+// over waits until the client has a carrier of the transport.
+func (w *quicWorld) over(t *testing.T, transport string) front.Status {
+	t.Helper()
+	var s front.Status
+	eventually(t, 10*time.Second, "a carrier over "+transport, func() bool {
+		s = w.client.status(t)
+		return len(s.Carriers) > 0 && s.Carriers[len(s.Carriers)-1].Transport == transport
+	})
+	return s
+}
+
+func (w *quicWorld) page(t *testing.T, origin string) {
+	t.Helper()
+	if got := string(curl(t, "--proxy", "socks5h://"+w.client.proxy, "http://"+origin+"/")); !strings.Contains(got, "You can read this") {
+		t.Errorf("the page is %q", got)
+	}
+}
+
+// TestQUICWhenTCPIsRefused has nothing listening on the relay's TCP port: a page
+// comes over QUIC from a cold start, and the status says so.
+func TestQUICWhenTCPIsRefused(t *testing.T) {
+	need(t, "curl")
+	w := startQUICWorld(t)
+	w.tcp.block()
+	origin := startOrigin(t)
+	begin := time.Now()
+	w.page(t, origin)
+	if took := time.Since(begin); took > 3*time.Second {
+		t.Errorf("the first page took %v from a cold start", took)
+	}
+	s := w.over(t, "quic")
+	if len(s.Paths) != 2 || s.Paths[0].Transport != "mirror" || s.Paths[0].Failure != "refused" || s.Paths[1].Transport != "quic" || s.Paths[1].State != "active" {
+		t.Errorf("the client says %+v", s.Paths)
+	}
+	// Streams of every size, many at once, both ways.
+	source := "http://" + origin + "/bytes/3000000"
+	want := sha256.Sum256(curl(t, source))
+	done := make(chan error, 8)
+	for range cap(done) {
+		go func() {
+			out, err := tryCurl(t.Context(), "--proxy", "socks5h://"+w.client.proxy, source)
+			if err == nil && sha256.Sum256(out) != want {
+				err = fmt.Errorf("a download of %d bytes differs", len(out))
+			}
+			done <- err
+		}()
+	}
+	for range cap(done) {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if text := command(t, "", "client", "status", "-dir", w.client.dir); !strings.Contains(text, "quic") {
+		t.Errorf("client status says\n%s", text)
+	}
+}
+
+// TestQUICWhenTCPIsReset has every ClientHello reset.
+func TestQUICWhenTCPIsReset(t *testing.T) {
+	need(t, "curl")
+	w := startQUICWorld(t)
+	w.tcp.lead("127.0.0.1:1") // the path then answers each connection with RST
+	w.page(t, startOrigin(t))
+	if s := w.over(t, "quic"); s.Paths[0].Failure != "reset" {
+		t.Errorf("the client says %+v", s.Paths)
+	}
+}
+
+// TestDownloadMovesToQUIC resets the active TCP carrier and all later ones in
+// the middle of a download, then the path of QUIC goes silent while TCP is open
+// again, then the client's port changes: the download does not notice.
+func TestDownloadMovesToQUIC(t *testing.T) {
+	w := startQUICWorld(t)
+	var down gauge
+	stop := make(chan struct{})
+	sums := make(chan string, 1)
+	origin := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		h := sha256.New()
+		if _, err := io.Copy(io.MultiWriter(rw, h), newPaced(stop)); err != nil {
+			t.Errorf("the download at the origin: %v", err)
+		}
+		sums <- hex.EncodeToString(h.Sum(nil))
+	}))
+	defer origin.Close()
+	got := make(chan string, 1)
+	go func() {
+		resp, err := proxied(t, w.client.proxy).Get(origin.URL)
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		defer resp.Body.Close()
+		h := sha256.New()
+		if _, err := io.Copy(io.MultiWriter(h, &down), resp.Body); err != nil {
+			got <- err.Error()
+			return
+		}
+		got <- hex.EncodeToString(h.Sum(nil))
+	}()
+	// A dial over a silent path takes 3 s before the other route has its turn.
+	const most = 8 * time.Second
+	moves := func(what string) {
+		t.Helper()
+		mark := down.bytes()
+		eventually(t, 3*most, what, func() bool { return down.bytes() > mark+2<<20 })
+		if gap := down.longest(); gap > most {
+			t.Errorf("%s: bytes stood still for %v", what, gap)
+		} else {
+			t.Logf("%s: bytes stood still for %v", what, gap.Round(time.Millisecond))
+		}
+		down.restart()
+	}
+	moves("bytes run over mirror")
+	w.over(t, "mirror")
+	w.tcp.block()
+	moves("bytes run after the reset")
+	w.over(t, "quic")
+
+	w.udp.rebind()
+	before := w.client.status(t)
+	moves("bytes run after the client's port changed")
+	if s := w.client.status(t); s.Moves != before.Moves {
+		t.Errorf("a changed port took %d moves, want migration", s.Moves-before.Moves)
+	}
+	if n := w.udp.count(); n < 2 {
+		t.Errorf("the path has had %d mappings", n)
+	}
+
+	w.tcp.unblock(t)
+	w.udp.silent.Store(true)
+	moves("bytes run after QUIC went silent")
+	w.over(t, "mirror")
+	close(stop)
+	if g, want := <-got, <-sums; g != want {
+		t.Errorf("the download is %s, want %s", g, want)
+	}
+}
+
+// TestStrangersDatagrams sends what a prober would to the relay's UDP port.
+func TestStrangersDatagrams(t *testing.T) {
+	need(t, "curl")
+	w := startQUICWorld(t)
+	w.tcp.block()
+	w.page(t, startOrigin(t))
+	up, down := w.udp.taped()
+	if len(up) < 5 || len(down) < 5 {
+		t.Fatalf("%d datagrams up, %d down", len(up), len(down))
+	}
+	random := func(sizes ...int) (all [][]byte) {
+		for _, n := range sizes {
+			b := make([]byte, n)
+			rand.Read(b)
+			all = append(all, b)
+		}
+		return all
+	}
+	// A QUIC v1 Initial, an unknown version, DTLS, WireGuard, DNS: their heads,
+	// and enough behind them.
+	var known [][]byte
+	for _, head := range []string{
+		"c300000001088394c8f03e5157080000449e7b9aec34d1b1c98dd7689fb8ec11", // RFC 9001, appendix A.2
+		"c30a1a2a3a088394c8f03e5157080000449e",
+		"16fefd0000000000000000", "0100000001020304", "1234010000010000000000000377777706676f6f676c65",
+	} {
+		b, err := hex.DecodeString(head)
+		if err != nil {
+			t.Fatal(err)
+		}
+		known = append(known, append(b, make([]byte, 1250-len(b))...), b)
+	}
+	var changed [][]byte
+	for i, d := range up[:min(len(up), 20)] {
+		d = bytes.Clone(d)
+		d[i*7%len(d)] ^= 1
+		changed = append(changed, d, up[i][:len(up[i])-1], append(bytes.Clone(up[i]), 0))
+	}
+	for name, datagrams := range map[string][][]byte{
+		"random": random(1, 20, 25, 26, 40, 100, 500, 1200, 1250, 1300, 1472), "known protocols": known,
+		"recorded": up, "one recorded": up[:1], "the relay's own": down, "changed": changed,
+	} {
+		if got := answersTo(t, w.listen, datagrams); len(got) > 0 {
+			t.Errorf("%s: %d datagrams draw %d answers", name, len(datagrams), len(got))
+		}
+	}
+	w.page(t, startOrigin(t)) // the carrier has borne it
+
+	// Lengths are spread, and nothing passes as QUIC.
+	lengths := map[int]int{}
+	for _, d := range up[:4] {
+		lengths[len(d)]++
+	}
+	t.Logf("the client's first datagrams have %v bytes", lengths)
+}
