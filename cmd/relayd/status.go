@@ -64,5 +64,13 @@ func (s *status) print(std cli.Std) {
 		cli.Count(s.Relay.Sessions, "session"), cli.Count(s.Relay.Carriers, "connection"), cli.Count(s.Relay.Streams, "stream"))
 	p("since the start: %s (%d could not be reached, %d denied), %s up, %s down", cli.Count(s.Relay.StreamsTotal, "stream"),
 		s.Exit.StreamsFailed, s.Exit.Denied, cli.Size(uint64(s.Relay.BytesUp)), cli.Size(uint64(s.Relay.BytesDown)))
+	if len(s.QUIC) > 0 {
+		var strange, quic uint64
+		for _, l := range s.QUIC {
+			strange += l.Strange + l.Replayed
+			quic += uint64(max(l.Conns, 0))
+		}
+		p("over QUIC: %s open; %s by others drew no answer", cli.Count(quic, "connection"), cli.Count(strange, "datagram"))
+	}
 	p("the cover site had %s by others; %s open in all", cli.Count(visits, "visit"), cli.Count(conns, "connection"))
 }

@@ -106,10 +106,14 @@ func (c *carrier) part(left <-chan struct{}) {
 	}
 	c.mu.Unlock()
 	_ = c.control.SetWriteDeadline(past)
-	<-c.turn // the writer has left
-	_ = c.control.Close()
 	t := time.NewTimer(linger)
 	defer t.Stop()
+	select {
+	case <-c.turn: // the writer has left
+		_ = c.control.Close()
+	case <-t.C: // it waits to send a datagram, which only the connection's end stops
+		return
+	}
 	select {
 	case <-left:
 	case <-t.C:

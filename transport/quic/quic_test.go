@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -172,7 +173,7 @@ func TestHello(t *testing.T) {
 	if p := c.Properties(); p.Kind != "quic" || p.Ordered || p.CoverIdle != idleTimeout {
 		t.Errorf("properties are %+v", p)
 	}
-	(<-carriers).Close()
+	defer (<-carriers).Close()
 	if st := r.Stats(); st.Carriers != 1 || st.Conns != 1 || st.Strange != 0 || st.NoHello != 0 {
 		t.Errorf("stats are %+v", st)
 	}
@@ -362,5 +363,65 @@ func TestListenerConfig(t *testing.T) {
 	}
 	if err := l.Run(t.Context()); err == nil {
 		t.Error("Run without a port returned nil")
+	}
+}
+
+// Who comes beyond the bounds is refused, and a place is free again as soon as
+// its connection has ended.
+func TestBounds(t *testing.T) {
+	r := startRelay(t, func(cfg *ListenerConfig) { cfg.MaxConns = 1 })
+	carriers, _ := r.answer(t, wire.Accept{})
+	d := r.dialer(t, nil)
+	client, _, err := d.Dial(testContext(t), r.route(), testHello())
+	if err != nil {
+		t.Fatal(err)
+	}
+	relay := <-carriers
+	_, _, err = d.Dial(testContext(t), r.route(), testHello())
+	if de, ok := errors.AsType[*transport.DialError](err); !ok || de.Failure != transport.Refused {
+		t.Errorf("a second one: %v", err)
+	}
+	client.Close()
+	var buf [wire.MaxFrame]byte
+	for err = nil; err == nil; _, err = relay.ReadFrames(buf[:]) {
+	}
+	ctx := testContext(t)
+	for err = errBusy; err != nil && ctx.Err() == nil; {
+		_, _, err = d.Dial(ctx, r.route(), testHello())
+	}
+	if err != nil {
+		t.Errorf("after its end: %v", err)
+	}
+}
+
+// Connections that say no hello have fewer places, and leave them when they say
+// one or end.
+func TestEarlyBound(t *testing.T) {
+	key, _ := ecdh.X25519().GenerateKey(rand.Reader)
+	l, err := NewListener(ListenerConfig{Listen: func(context.Context) (net.PacketConn, error) { return nil, nil }, Key: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var last context.Context
+	for i := range maxEarly {
+		if last, err = l.admit(ctx, nil); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+	}
+	if _, err := l.admit(ctx, nil); err == nil {
+		t.Error("one more was admitted")
+	}
+	last.Value(placeKey{}).(*place).said()
+	if _, err := l.admit(ctx, nil); err != nil {
+		t.Errorf("after a hello: %v", err)
+	}
+	cancel()
+	deadline := time.Now().Add(patience)
+	for l.conns.Load() != 0 || l.early.Load() != 0 {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d connections, %d early, are still counted", l.conns.Load(), l.early.Load())
+		}
+		runtime.Gosched()
 	}
 }

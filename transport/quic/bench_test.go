@@ -1,0 +1,120 @@
+package quic
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"testing"
+
+	quicgo "github.com/quic-go/quic-go"
+
+	"busel/internal/wire"
+	"busel/transport"
+)
+
+// barePair is a carrier on QUIC that is not scrambled.
+func barePair(b *testing.B) (client, relay transport.Carrier) {
+	b.Helper()
+	bare := func() *quicgo.Transport {
+		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		tr := &quicgo.Transport{Conn: c}
+		b.Cleanup(func() {
+			tr.Close()
+			c.Close()
+		})
+		return tr
+	}
+	cert, err := anyCertificate()
+	if err != nil {
+		b.Fatal(err)
+	}
+	cfg := quicConfig()
+	cfg.MaxIncomingStreams = 1
+	server := bare()
+	ln, err := server.Listen(&tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{alpn}}, cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx := testContext(b)
+	conn, err := bare().Dial(ctx, server.Conn.LocalAddr(), &tls.Config{NextProtos: []string{alpn}, InsecureSkipVerify: true}, quicConfig())
+	if err != nil {
+		b.Fatal(err)
+	}
+	s, err := conn.OpenStream()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := s.Write([]byte{0}); err != nil {
+		b.Fatal(err)
+	}
+	run := func(conn *quicgo.Conn, s *quicgo.Stream) *carrier {
+		c := newCarrier(conn, s)
+		done := make(chan struct{})
+		go func() {
+			c.run()
+			close(done)
+		}()
+		b.Cleanup(func() {
+			c.Close()
+			<-done
+		})
+		return c
+	}
+	other, err := ln.Accept(ctx)
+	if err != nil {
+		b.Fatal(err)
+	}
+	s2, err := other.AcceptStream(context.Background())
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := s2.Read(make([]byte, 1)); err != nil {
+		b.Fatal(err)
+	}
+	return run(conn, s), run(other, s2)
+}
+
+// BenchmarkCarrier moves frames of the greatest length, four in a batch, over
+// loopback, as the benchmark of mirror does.
+func BenchmarkCarrier(b *testing.B) {
+	for name, make2 := range map[string]func(*testing.B) (client, relay transport.Carrier){
+		"bare":      barePair,
+		"scrambled": func(b *testing.B) (client, relay transport.Carrier) { return pair(b, transport.System{}) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			to, from := make2(b)
+			exchange(b, to, from)
+			f := wire.Frame{Type: wire.Padding, Data: make([]byte, wire.MaxFrame-5)}
+			data := f.Append(nil)
+			batch := make([]transport.Frame, 4)
+			for i := range batch {
+				batch[i] = transport.Frame{Lane: 2, Data: data}
+			}
+			b.SetBytes(int64(len(batch) * len(data)))
+			b.ReportAllocs()
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				buf := make([]byte, 128<<10)
+				for left := b.N * len(batch) * len(data); left > 0; {
+					n, err := to.ReadFrames(buf)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					left -= n
+				}
+			}()
+			b.ResetTimer()
+			for range b.N {
+				if err := from.WriteFrames(batch); err != nil {
+					b.Fatal(err)
+				}
+			}
+			<-done
+		})
+	}
+}
