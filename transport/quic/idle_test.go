@@ -1,0 +1,190 @@
+package quic
+
+import (
+	"context"
+	"crypto/ecdh"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"busel/internal/wire"
+	"busel/transport"
+)
+
+// memNetwork carries datagrams between sockets in memory, with a delay.
+type memNetwork struct {
+	delay time.Duration
+	mu    sync.Mutex
+	ports map[string]*memSocket
+	sent  int
+}
+
+type memSocket struct {
+	net  *memNetwork
+	addr *net.UDPAddr
+	in   chan memDatagram
+
+	mu       sync.Mutex
+	closed   bool
+	deadline chan struct{} // closed when reads time out
+}
+
+type memDatagram struct {
+	b    []byte
+	from net.Addr
+}
+
+func (n *memNetwork) ListenPacket(context.Context, string, string) (net.PacketConn, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := &memSocket{net: n, addr: &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1000 + len(n.ports)}, in: make(chan memDatagram, 1000), deadline: make(chan struct{})}
+	n.ports[s.addr.String()] = s
+	return s, nil
+}
+
+func (n *memNetwork) DialContext(context.Context, string, string) (net.Conn, error) {
+	return nil, errors.New("no names here")
+}
+
+func (n *memNetwork) count() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.sent
+}
+
+func (s *memSocket) WriteTo(b []byte, addr net.Addr) (int, error) {
+	s.net.mu.Lock()
+	to := s.net.ports[addr.String()]
+	s.net.sent++
+	s.net.mu.Unlock()
+	d := memDatagram{append([]byte(nil), b...), s.addr}
+	if to != nil {
+		time.AfterFunc(s.net.delay, func() {
+			select {
+			case to.in <- d:
+			default:
+			}
+		})
+	}
+	return len(b), nil
+}
+
+func (s *memSocket) ReadFrom(b []byte) (int, net.Addr, error) {
+	s.mu.Lock()
+	deadline := s.deadline
+	s.mu.Unlock()
+	select {
+	case d := <-s.in:
+		return copy(b, d.b), d.from, nil
+	case <-deadline:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.closed {
+			return 0, nil, net.ErrClosed
+		}
+		return 0, nil, os.ErrDeadlineExceeded
+	}
+}
+
+func (s *memSocket) SetReadDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t.IsZero() || s.closed {
+		return nil
+	}
+	select {
+	case <-s.deadline:
+	default:
+		close(s.deadline) // quic-go sets none but the past, to stop
+	}
+	return nil
+}
+
+func (s *memSocket) Close() error {
+	_ = s.SetReadDeadline(time.Unix(1, 0))
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	return nil
+}
+
+func (s *memSocket) LocalAddr() net.Addr              { return s.addr }
+func (s *memSocket) SetDeadline(time.Time) error      { return nil }
+func (s *memSocket) SetWriteDeadline(time.Time) error { return nil }
+
+// TestIdle: a carrier on which nothing moves sends nothing, and ends in good
+// order at both ends when its time is over.
+func TestIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &memNetwork{delay: 50 * time.Millisecond, ports: map[string]*memSocket{}}
+		key, err := ecdh.X25519().NewPrivateKey(append(make([]byte, 31), 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		socket, _ := n.ListenPacket(t.Context(), "", "")
+		l, err := NewListener(ListenerConfig{Key: key, Listen: func(context.Context) (net.PacketConn, error) { return socket, nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := l.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		carriers := make(chan transport.Carrier, 1)
+		wg.Go(func() {
+			p, err := l.Accept(ctx)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			c, err := p.Answer(&wire.Accept{})
+			if err != nil {
+				t.Error(err)
+			}
+			carriers <- c
+		})
+		d, err := NewDialer(DialerConfig{PublicKey: [32]byte(key.PublicKey().Bytes()), Network: n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		client, _, err := d.Dial(ctx, transport.Route{Relay: "r1", Transport: Kind, Address: socket.LocalAddr().String()}, &wire.Hello{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took != 200*time.Millisecond {
+			t.Errorf("a dial took %v, want two round trips of 100 ms", took)
+		}
+		relay := <-carriers
+		time.Sleep(5 * time.Second)
+		before := n.count()
+		ends := make(chan error, 2)
+		for _, c := range []transport.Carrier{client, relay} {
+			wg.Go(func() {
+				var buf [wire.MaxFrame]byte
+				_, err := c.ReadFrames(buf[:])
+				ends <- err
+			})
+		}
+		time.Sleep(idleTimeout - 6*time.Second)
+		if sent := n.count() - before; sent != 0 || len(ends) != 0 {
+			t.Errorf("an idle carrier sent %d datagrams; %d ends", sent, len(ends))
+		}
+		for range 2 {
+			if ce, ok := errors.AsType[*transport.CarrierError](<-ends); !ok || ce.Failure != "" {
+				t.Errorf("it ended with %v", ce)
+			}
+		}
+		d.Close()
+		cancel()
+		wg.Wait()
+		time.Sleep(time.Minute) // what quic-go remembers of closed connections
+	})
+}
