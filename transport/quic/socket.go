@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"net"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"busel/obfs/scramble"
@@ -108,17 +107,6 @@ func (p *plainSocket) WriteTo(b []byte, addr net.Addr) (int, error) {
 	}
 	return len(b), nil
 }
-
-// plainUDP is a plainSocket that lets quic-go set the buffers, and the bit that
-// forbids fragmenting, which it needs to find the path's MTU.
-type plainUDP struct {
-	*plainSocket
-	udp *net.UDPConn
-}
-
-func (p plainUDP) SyscallConn() (syscall.RawConn, error) { return p.udp.SyscallConn() }
-func (p plainUDP) SetReadBuffer(n int) error             { return p.udp.SetReadBuffer(n) }
-func (p plainUDP) SetWriteBuffer(n int) error            { return p.udp.SetWriteBuffer(n) }
 
 // newSocket scrambles what passes c, in batches where the system has them.
 func newSocket(c net.PacketConn, s *scrambler) net.PacketConn {

@@ -239,7 +239,7 @@ func TestManInTheMiddle(t *testing.T) {
 			if _, err := to.Write(buf[:n]); err != nil {
 				return err
 			}
-			if n, err = to.Read(buf); err == nil {
+			if _, err := to.Read(buf); err == nil {
 				return errors.New("the relay answered him")
 			}
 			return in.CloseWithError(0, "")
