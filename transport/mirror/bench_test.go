@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"busel/internal/wire"
-	"busel/transport"
+	"busel/transport/transporttest"
 )
 
 // BenchmarkCarrier moves frames of the greatest length, four in a batch, over
@@ -26,32 +26,7 @@ func BenchmarkCarrier(b *testing.B) {
 				if dir == "down" {
 					from, to = to, from
 				}
-				f := wire.Frame{Type: wire.Padding, Data: make([]byte, wire.MaxFrame-5)}
-				data := f.Append(nil)
-				batch := []transport.Frame{{Data: data}, {Data: data}, {Data: data}, {Data: data}}
-				b.SetBytes(int64(len(batch) * len(data)))
-				b.ReportAllocs()
-				done := make(chan struct{})
-				go func() {
-					defer close(done)
-					buf := make([]byte, 128<<10)
-					for left := b.N * len(batch) * len(data); left > 0; {
-						n, err := to.ReadFrames(buf)
-						if err != nil {
-							b.Error(err)
-							return
-						}
-						left -= n
-					}
-				}()
-				b.ResetTimer()
-				for range b.N {
-					if err := from.WriteFrames(batch); err != nil {
-						b.Fatal(err)
-					}
-				}
-				<-done
-				b.StopTimer()
+				transporttest.BenchmarkCarrier(b, from, to)
 				client.Close()
 			})
 		}

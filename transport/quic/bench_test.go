@@ -8,8 +8,8 @@ import (
 
 	quicgo "github.com/quic-go/quic-go"
 
-	"busel/internal/wire"
 	"busel/transport"
+	"busel/transport/transporttest"
 )
 
 // barePair is a carrier on QUIC that is not scrambled.
@@ -87,34 +87,7 @@ func BenchmarkCarrier(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			to, from := make2(b)
 			exchange(b, to, from)
-			f := wire.Frame{Type: wire.Padding, Data: make([]byte, wire.MaxFrame-5)}
-			data := f.Append(nil)
-			batch := make([]transport.Frame, 4)
-			for i := range batch {
-				batch[i] = transport.Frame{Lane: 2, Data: data}
-			}
-			b.SetBytes(int64(len(batch) * len(data)))
-			b.ReportAllocs()
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				buf := make([]byte, 128<<10)
-				for left := b.N * len(batch) * len(data); left > 0; {
-					n, err := to.ReadFrames(buf)
-					if err != nil {
-						b.Error(err)
-						return
-					}
-					left -= n
-				}
-			}()
-			b.ResetTimer()
-			for range b.N {
-				if err := from.WriteFrames(batch); err != nil {
-					b.Fatal(err)
-				}
-			}
-			<-done
+			transporttest.BenchmarkCarrier(b, from, to)
 		})
 	}
 }
