@@ -66,7 +66,7 @@ func TestQUICWhenTCPIsRefused(t *testing.T) {
 	origin := startOrigin(t)
 	begin := time.Now()
 	w.page(t, origin)
-	if took := time.Since(begin); took > 3*time.Second {
+	if took := time.Since(begin); took > 5*time.Second { // a fraction of a second on an idle machine
 		t.Errorf("the first page took %v from a cold start", took)
 	}
 	s := w.over(t, "quic")
@@ -224,7 +224,6 @@ func TestStrangersDatagrams(t *testing.T) {
 		}
 	}
 	w.page(t, startOrigin(t)) // the carrier has borne it
-
 	// Lengths are spread, and nothing passes as QUIC.
 	lengths := map[int]int{}
 	for _, d := range up[:4] {
