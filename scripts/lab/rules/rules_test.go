@@ -23,8 +23,11 @@ var drives = map[string]func(*testing.T, *lab){
 	"s1-rst-reassemble":         driveReassemble,
 	"s1-rst-all-tls":            driveAllTLS,
 	"s1-ja4":                    driveJA4,
+	"s1-rst-active":             driveActiveReset,
 	"s2-drop":                   driveDrop,
 	"s2-freeze-down":            driveFreezeDown,
+	"s2-freeze-active":          func(t *testing.T, l *lab) { driveActiveFreeze(l, true) },
+	"s2-freeze-active-down":     func(t *testing.T, l *lab) { driveActiveFreeze(l, false) },
 	"s3-residual-refresh":       driveRefresh,
 	"s4-police-140k":            drivePolice,
 	"s4-mobile":                 driveMobile,
@@ -40,6 +43,7 @@ var drives = map[string]func(*testing.T, *lab){
 	"s12-allow-sni":             driveAllowSNI,
 	"s12-dns-only":              driveDNSOnly,
 	"s12-blackout":              driveBlackout,
+	"s12-shutdown":              driveShutdown,
 	"s12-address":               driveAddress,
 	"dns-lie":                   driveLie,
 	"http-redirect":             driveRedirect,
@@ -924,4 +928,44 @@ func TestIPv6(t *testing.T) {
 	if len(v.Inject) != 1 || !bytes.HasSuffix(v.Inject[0].Packet, mirror[:]) {
 		t.Errorf("%d injected", len(v.Inject))
 	}
+}
+
+// driveActiveReset: who sends in the first 100 ms is reset once, whoever comes
+// later is not.
+func driveActiveReset(t *testing.T, l *lab) {
+	active, quiet := l.to(relay, 443), l.to(relay, 443)
+	once := wantReset{up: 1, down: 1}
+	active.resets("at work", active.send(rule.Up, packet.ACK, []byte("x")), once)
+	elsewhere := l.to(site, 443)
+	elsewhere.passes("a site", elsewhere.send(rule.Up, packet.ACK, []byte("x")))
+	l.wait(100 * time.Millisecond)
+	quiet.passes("after 100 ms", quiet.send(rule.Up, packet.ACK, []byte("x")))
+	l.to(relay, 443).open()
+}
+
+// driveActiveFreeze: who sends in the first 100 ms is heard no more, in one or both
+// directions, and whoever comes later is.
+func driveActiveFreeze(l *lab, both bool) {
+	c, quiet := l.to(relay, 443), l.to(relay, 443)
+	l.dropped("at work", c.send(rule.Down, packet.ACK, []byte("x")))
+	up := l.passes
+	if both {
+		up = l.dropped
+	}
+	up("up", c.up([]byte("x")))
+	l.wait(time.Minute)
+	up("up, later", c.up([]byte("x")))
+	l.dropped("down, later", c.down([]byte("x")))
+	quiet.passes("another", quiet.send(rule.Down, packet.ACK, []byte("x")))
+	l.to(relay, 443).open()
+	elsewhere := l.to(site, 443)
+	elsewhere.passes("a site", elsewhere.send(rule.Down, packet.ACK, []byte("x")))
+}
+
+func driveShutdown(t *testing.T, l *lab) {
+	c := l.to(site, 443)
+	l.dropped("TCP", c.send(rule.Up, packet.SYN, nil))
+	l.dropped("UDP", c.datagram(rule.Down, []byte("x")))
+	l.wait(time.Hour)
+	l.dropped("later", c.send(rule.Up, packet.SYN, nil))
 }

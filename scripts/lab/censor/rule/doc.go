@@ -49,7 +49,7 @@
 //	quic_version        bytes 1 to 4 of the payload, as a number (R4)
 //	packets_over        there have been more packets in the flow, both ways, this one included
 //	age_over            the flow began longer ago
-//	windows             pairs of times since the rule came, in which it is on: [["0s", "60s"]]. A rule comes with the first packet that is judged after it was added
+//	windows             pairs of times since the rule came, in which it fires: [["0s", "60s"]]; a hold goes on after them. A rule comes with the first packet that is judged after it was added
 //	period              the windows come again each period
 //
 // Some are of what the flow carries. They hold once it is known, and it is known

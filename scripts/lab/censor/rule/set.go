@@ -270,9 +270,6 @@ func (s *Set) sweep(now time.Time) {
 // judge asks one rule.
 func (s *Set) judge(t *track, f *flow, p *seen, v *Verdict) {
 	r := t.live
-	if !r.spec.Match.on(p.now.Sub(r.start)) {
-		return
-	}
 	h, ok := r.held(t, f, p.now)
 	switch {
 	case ok && p.now.Before(h.from): // what lasts has not begun
@@ -290,7 +287,7 @@ func (s *Set) judge(t *track, f *flow, p *seen, v *Verdict) {
 func (s *Set) fires(t *track, f *flow, p *seen) bool {
 	r := t.live
 	m := &r.spec.Match
-	if t.fit == misses || !m.packet(f, p) {
+	if t.fit == misses || !m.on(p.now.Sub(r.start)) || !m.packet(f, p) {
 		return false
 	}
 	if !r.reads {
