@@ -1,0 +1,360 @@
+package scenario
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"busel/internal/exit"
+	"busel/internal/front"
+	"busel/scripts/lab/netns"
+	"busel/scripts/lab/tunnel"
+)
+
+// Ground is where a subject is put up: the client's namespace, and the world's, in
+// which all servers are.
+type Ground struct {
+	Client, World *netns.Namespace
+	Dir           string // private, removed by its owner
+	Programs      string // folder with client and relayd
+	Cover         string // host:port of the web site behind relays, in the world
+	CoverName     string
+	Relays        []netip.Addr // addresses that are free for relays
+	Exit          netip.Prefix // what relays may connect to
+	Names         exit.Resolver
+	Logger        *slog.Logger
+}
+
+// ProxyAddress is where subjects offer SOCKS5, in the client's namespace.
+const ProxyAddress = "127.0.0.1:1080"
+
+// Report is what a subject tells its user.
+type Report struct {
+	Says  []string // kinds of failures, each once, sorted
+	Moves int      // replacements of a connection
+}
+
+// Subject is what carries the applications' traffic in an experiment.
+type Subject interface {
+	// Start puts it up and returns when it takes connections. It ends with ctx;
+	// Stop waits for that.
+	Start(ctx context.Context, g *Ground) error
+	// Proxy is host:port of its SOCKS5 proxy in the client's namespace, or empty:
+	// applications connect by themselves.
+	Proxy() string
+	Report(ctx context.Context) (Report, error)
+	Stop()
+}
+
+// startTime bounds the start of a subject's programs.
+const startTime = 20 * time.Second
+
+// awaitPort returns when somebody listens on the address inside.
+func awaitPort(ctx context.Context, n *netns.Namespace, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	for {
+		c, err := n.Dial(ctx, "tcp", address)
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("nobody listens on %s: %w", address, err)
+		}
+	}
+}
+
+// programs are processes that end together.
+type programs struct {
+	wg     sync.WaitGroup
+	cancel context.CancelFunc
+}
+
+// start runs cmd inside until Stop, or until ctx ends.
+func (p *programs) start(ctx context.Context, n *netns.Namespace, cmd *exec.Cmd) error {
+	if err := n.Start(cmd); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	p.wg.Go(func() {
+		_ = cmd.Wait() // how a program ends that is told to says nothing
+		close(ended)
+	})
+	p.wg.Go(func() {
+		select {
+		case <-ctx.Done():
+			_ = cmd.Process.Kill() // it has ended, else
+		case <-ended:
+		}
+	})
+	return nil
+}
+
+// Busel is the client and as many relays as there are addresses for, each of which
+// stands before the same cover.
+type Busel struct {
+	Relays int // 0: one
+	programs
+	clientDir string
+	bin       string
+}
+
+// Proxy returns the client's address.
+func (b *Busel) Proxy() string { return ProxyAddress }
+
+// Start makes relays and a client that holds their invites.
+func (b *Busel) Start(ctx context.Context, g *Ground) error {
+	ctx, b.cancel = context.WithCancel(ctx)
+	b.bin, b.clientDir = g.Programs, filepath.Join(g.Dir, "client")
+	count := max(1, b.Relays)
+	if count > len(g.Relays) {
+		return fmt.Errorf("%d relays are wanted and there are addresses for %d", count, len(g.Relays))
+	}
+	for i, address := range g.Relays[:count] {
+		invite, err := b.startRelay(ctx, g, filepath.Join(g.Dir, fmt.Sprintf("relay%d", i)), netip.AddrPortFrom(address, 443))
+		if err != nil {
+			return fmt.Errorf("relay: %w", err)
+		}
+		if _, err := b.command(ctx, g.Client, invite, "client", "add", "-dir", b.clientDir, "-"); err != nil {
+			return err
+		}
+	}
+	client := b.program(g.Dir, "client", "run", "-dir", b.clientDir, "-listen", ProxyAddress)
+	if err := b.start(ctx, g.Client, client); err != nil {
+		return err
+	}
+	return awaitPort(ctx, g.Client, ProxyAddress)
+}
+
+func (b *Busel) startRelay(ctx context.Context, g *Ground, dir string, at netip.AddrPort) (invite string, err error) {
+	invite, err = b.command(ctx, g.World, "", "relayd", "init", "-dir", dir, "-address", at.String(), "-cover", g.Cover, "-cover-name", g.CoverName)
+	if err != nil {
+		return "", err
+	}
+	// The lab's sites have addresses that are reserved for documentation, which a
+	// relay's exit denies by default; and it listens on one address, since the next
+	// relay has the same port on another.
+	settings := filepath.Join(dir, "relayd.toml")
+	text, err := os.ReadFile(settings)
+	if err != nil {
+		return "", err
+	}
+	edited, err := replaceKeys(string(text), map[string]string{
+		"listen": fmt.Sprintf("[%q]", at), "allow": fmt.Sprintf("[%q]", g.Exit),
+	})
+	if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(settings, []byte(edited), 0o600); err != nil {
+		return "", err
+	}
+	if err := b.start(ctx, g.World, b.program(g.Dir, "relayd", "run", "-dir", dir)); err != nil {
+		return "", err
+	}
+	return invite, awaitPort(ctx, g.World, at.String())
+}
+
+// replaceKeys sets keys of a TOML text that stand at the beginning of a line, in a
+// comment perhaps.
+func replaceKeys(text string, values map[string]string) (string, error) {
+	lines := strings.Split(text, "\n")
+	for key, value := range values {
+		i := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(strings.TrimLeft(l, "# "), key+" =") })
+		if i < 0 {
+			return "", fmt.Errorf("no key %q in the relay's settings", key)
+		}
+		lines[i] = key + " = " + value
+	}
+	return strings.Join(lines, "\n"), nil
+}
+
+// program is one of ours that runs on; it logs into the folder.
+func (b *Busel) program(dir, name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(b.bin, name), args...)
+	if log, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err == nil {
+		cmd.Stdout, cmd.Stderr = log, log
+	}
+	return cmd
+}
+
+// command runs one of ours to its end.
+func (b *Busel) command(ctx context.Context, n *netns.Namespace, input, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	return output(ctx, n, input, filepath.Join(b.bin, name), args...)
+}
+
+// output runs a program inside to its end and returns what it wrote.
+func output(ctx context.Context, n *netns.Namespace, input, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	var out, errOut strings.Builder
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &errOut
+	err := n.Start(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w: %s", filepath.Base(name), args[0], err, strings.TrimSpace(errOut.String()))
+	}
+	return strings.TrimSpace(out.String()), nil
+}
+
+// Report asks the client for its status.
+func (b *Busel) Report(ctx context.Context) (Report, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	text, err := exec.CommandContext(ctx, filepath.Join(b.bin, "client"), "status", "-dir", b.clientDir, "-json").Output()
+	if err != nil {
+		return Report{}, fmt.Errorf("client status: %w", err)
+	}
+	var s front.Status
+	if err := json.Unmarshal(text, &s); err != nil {
+		return Report{}, fmt.Errorf("client status: %w", err)
+	}
+	r := Report{Moves: s.Moves}
+	for _, p := range s.Paths {
+		if p.Failure != "" && !slices.Contains(r.Says, p.Failure) {
+			r.Says = append(r.Says, p.Failure)
+		}
+	}
+	slices.Sort(r.Says)
+	return r, nil
+}
+
+// Stop ends the programs and waits for them.
+func (b *Busel) Stop() {
+	if b.cancel != nil {
+		b.cancel()
+	}
+	b.wg.Wait()
+}
+
+// Bare is no proxy at all: applications connect directly.
+type Bare struct{}
+
+// Start does nothing.
+func (Bare) Start(context.Context, *Ground) error { return nil }
+
+// Proxy returns nothing.
+func (Bare) Proxy() string { return "" }
+
+// Report is empty.
+func (Bare) Report(context.Context) (Report, error) { return Report{}, nil }
+
+// Stop does nothing.
+func (Bare) Stop() {}
+
+// Plain is one of the tunnels that censors recognise, behind the same local proxy
+// and before the same exit as Busel.
+type Plain struct {
+	Kind   tunnel.Kind
+	wg     sync.WaitGroup
+	cancel context.CancelFunc
+}
+
+// Proxy returns the local proxy's address.
+func (p *Plain) Proxy() string { return ProxyAddress }
+
+// Start runs the server on the first of the relays' addresses.
+func (p *Plain) Start(ctx context.Context, g *Ground) error {
+	ctx, p.cancel = context.WithCancel(ctx)
+	at := netip.AddrPortFrom(g.Relays[0], 443)
+	ln, err := g.World.Listen(ctx, "tcp", at.String())
+	if err != nil {
+		return err
+	}
+	out := exit.New(exit.Config{Allow: []netip.Prefix{g.Exit}, Network: inside{g.World}, Resolver: g.Names, Logger: g.Logger})
+	p.wg.Go(func() { p.ended(g, "server", tunnel.Serve(ctx, ln, p.Kind, g.CoverName, out)) })
+
+	local, err := front.New(front.Config{
+		Listen: ProxyAddress, Logger: g.Logger,
+		Opener: &tunnel.Client{Kind: p.Kind, Server: at.String(), Name: g.CoverName, Dial: g.Client.Dial},
+	})
+	if err != nil {
+		return err
+	}
+	if err := g.Client.Do(func() error { return local.Listen(ctx) }); err != nil {
+		return err
+	}
+	p.wg.Go(func() { p.ended(g, "client", local.Run(ctx)) })
+	return nil
+}
+
+func (p *Plain) ended(g *Ground, part string, err error) {
+	if err != nil && !errors.Is(err, context.Canceled) && g.Logger != nil {
+		g.Logger.Warn("the plain tunnel failed", "part", part, "cause", err)
+	}
+}
+
+// Report is empty: such a tunnel says nothing.
+func (p *Plain) Report(context.Context) (Report, error) { return Report{}, nil }
+
+// Stop ends both ends.
+func (p *Plain) Stop() {
+	if p.cancel != nil {
+		p.cancel()
+	}
+	p.wg.Wait()
+}
+
+// Other is somebody else's tool: two shell commands and where its SOCKS5 proxy is.
+// The commands find LAB_RELAY (the address for the relay), LAB_COVER (host:port of
+// a web site in the world), LAB_COVER_NAME and LAB_DIR (a private folder) in their
+// environment.
+type Other struct {
+	Client, Relay string // for sh -c; Relay may be empty
+	Socks         string // host:port in the client's namespace
+	programs
+}
+
+// Proxy returns where the tool listens.
+func (o *Other) Proxy() string { return o.Socks }
+
+// Start runs both commands.
+func (o *Other) Start(ctx context.Context, g *Ground) error {
+	ctx, o.cancel = context.WithCancel(ctx)
+	for _, side := range []struct {
+		at      *netns.Namespace
+		name    string
+		command string
+	}{{g.World, "relay", o.Relay}, {g.Client, "client", o.Client}} {
+		if side.command == "" {
+			continue
+		}
+		cmd := exec.Command("sh", "-c", side.command)
+		cmd.Env = append(os.Environ(), "LAB_RELAY="+g.Relays[0].String(), "LAB_COVER="+g.Cover, "LAB_COVER_NAME="+g.CoverName, "LAB_DIR="+g.Dir)
+		log, err := os.Create(filepath.Join(g.Dir, side.name+".log"))
+		if err != nil {
+			return err
+		}
+		defer log.Close() // the child has its own
+		cmd.Stdout, cmd.Stderr = log, log
+		if err := o.start(ctx, side.at, cmd); err != nil {
+			return err
+		}
+	}
+	return awaitPort(ctx, g.Client, o.Socks)
+}
+
+// Report is empty.
+func (o *Other) Report(context.Context) (Report, error) { return Report{}, nil }
+
+// Stop ends both commands.
+func (o *Other) Stop() {
+	if o.cancel != nil {
+		o.cancel()
+	}
+	o.wg.Wait()
+}
