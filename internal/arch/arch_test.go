@@ -58,6 +58,9 @@ var layers = []layer{
 	{"scripts/lab/censor/packet", nil, "a censor's parsers are pure and share nothing with what they look for"},
 	{"scripts/lab/censor/rule", []string{"scripts/lab/censor/packet"}, "packets and the time in, verdicts out"},
 	{"scripts/lab/rules", []string{"scripts/lab/censor/..."}, "rule files and what checks them"},
+	{"scripts/lab/tunnel", []string{"internal/flow"}, "a plain tunnel between two openers"},
+	{"scripts/lab/scenario", []string{"internal/exit", "internal/flow", "internal/front", "scripts/lab/netns", "scripts/lab/tunnel", "transport"}, "experiments with Busel from outside, and with plain tunnels between its own proxy and exit"},
+	{"scripts/lab", []string{"internal/control", "internal/nginxtest", "scripts/lab/..."}, "builds the world of an experiment, and runs it"},
 }
 
 // A module is code of others and the packages that may import it, their test
@@ -69,7 +72,7 @@ type dependency struct {
 }
 
 var dependencies = []dependency{
-	{"github.com/refraction-networking/utls", []string{"transport/mirror"}, "one place speaks TLS as a browser does"},
+	{"github.com/refraction-networking/utls", []string{"transport/mirror", "scripts/lab/tunnel"}, "one place speaks TLS as a browser does, and the lab plays another tool that does"},
 	{"github.com/flynn/noise", []string{"transport/mirror", "transport/quic"}, "the hello of a carrier"},
 	{"github.com/quic-go/quic-go", []string{"transport/quic"}, "one place speaks QUIC"},
 	{"github.com/armon/go-socks5", []string{"internal/front"}, "it parses requests and authentication, no more"},
@@ -79,7 +82,7 @@ var dependencies = []dependency{
 	{"github.com/rogpeppe/go-internal", []string{"cmd/..."}, "scripts that test the commands"},
 	{"golang.org/x/crypto", []string{"..."}, "the only cryptography beside the standard library's and Noise"},
 	{"golang.org/x/sys", []string{"..."}, "what one operating system alone offers"},
-	{"golang.org/x/net", []string{"transport/...", "internal/cover", "internal/exit", "internal/front", "cmd/...", "scripts/lab/..."}, "HTTP/2 frames, DNS messages and names of the net"},
+	{"golang.org/x/net", []string{"transport/...", "internal/cover", "internal/exit", "internal/front", "cmd/...", "scripts/lab/..."}, "HTTP/2 frames, DNS messages, QUIC of the lab and names of the net"},
 }
 
 // A ban is an import that some packages must not have, or a name of an import
@@ -97,7 +100,7 @@ var bans = []ban{
 	{"...", nil, []string{"math/rand"}, true, "v1 has a global state that can be seeded; use math/rand/v2, or crypto/rand for what must not be guessed"},
 	{"...", []string{"internal/cli"}, loggers, false, "everything logs by log/slog to the logger that it was given"},
 	{"...", nil, []string{"C", "plugin", "io/ioutil"}, true, "everything cross-compiles without cgo"},
-	{"...", []string{"internal/nginxtest", "internal/e2e", "transport/transporttest", "scripts/bench"}, []string{module + "/internal/nginxtest", module + "/transport/transporttest", "testing", "testing/..."}, false, "test code is not shipped"},
+	{"...", []string{"internal/nginxtest", "internal/e2e", "transport/transporttest", "scripts/bench", "scripts/lab/..."}, []string{module + "/internal/nginxtest", module + "/transport/transporttest", "testing", "testing/..."}, false, "test code is not shipped"},
 	{"config", nil, []string{"os", "os/...", "net/http", "net/http/...", "syscall", "crypto/tls", "golang.org/x/sys/...", "golang.org/x/net/...", "github.com/makiuchi-d/gozxing/..."}, false, "config takes bytes and gives structs: who opens files is cmd"},
 	{"...", []string{"transport", "internal/exit", "internal/front", "internal/control", "internal/nginxtest", "cmd/...", "scripts/..."}, sockets, false, "sockets come from transport.Network or the caller, so that tests can hand out others"},
 	{"...", []string{"internal/exit", "cmd/..."}, lookups, false, "only the relay's exit looks up names: a lookup elsewhere is a leak"},

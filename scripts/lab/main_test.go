@@ -1,0 +1,90 @@
+package main
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"busel/scripts/lab/rules"
+	"busel/scripts/lab/scenario"
+)
+
+// known reports whether there is a rule file of that name.
+func known(name string) bool {
+	_, err := rules.Files.Open(name + ".toml")
+	return err == nil
+}
+
+func TestTable(t *testing.T) {
+	var names []string
+	short := 0
+	for _, s := range scenario.Table() {
+		if slices.Contains(names, s.Name) {
+			t.Errorf("two scenarios are called %s", s.Name)
+		}
+		names = append(names, s.Name)
+		for _, r := range s.Rules {
+			if !known(r) {
+				t.Errorf("%s: no rules %q", s.Name, r)
+			}
+		}
+		if len(s.Rows) == 0 || s.What == "" || s.Want == (scenario.Want{}) {
+			t.Errorf("%s: rows, what and want must be said", s.Name)
+		}
+		if len(s.Rules) > 0 && s.Bites.Subject == "" {
+			t.Errorf("%s: nobody proves that its rules bite", s.Name)
+		}
+		if (s.Until == "") != (s.Now == scenario.Want{}) {
+			t.Errorf("%s: Until and Now belong together", s.Name)
+		}
+		if s.Cold && !s.Transfers && (s.Want.Running != "" || s.Bites.Want.Running != "" || s.Now.Running != "") {
+			t.Errorf("%s: a cold scenario has no transfers to judge", s.Name)
+		}
+		if s.Short {
+			short++
+		}
+	}
+	if short == 0 || short > 16 {
+		t.Errorf("%d scenarios are short: the selection must fit into four minutes", short)
+	}
+}
+
+// TestEveryRuleFileIsPlayed: a simulator that no scenario uses proves nothing.
+func TestEveryRuleFileIsPlayed(t *testing.T) {
+	// What the lab has no subject for: its tests with packets are all there is.
+	alone := []string{"s1-rst-zero"}
+	var used []string
+	for _, s := range scenario.Table() {
+		used = append(used, s.Rules...)
+	}
+	for _, story := range scenario.Stories() {
+		for _, stage := range story.Stages {
+			used = append(used, stage.Rules...)
+		}
+	}
+	files, err := rules.Files.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		name := f.Name()[:len(f.Name())-len(".toml")]
+		if !slices.Contains(used, name) && !slices.Contains(alone, name) {
+			t.Errorf("no scenario plays %s", name)
+		}
+	}
+}
+
+func TestStories(t *testing.T) {
+	for _, s := range scenario.Stories() {
+		for _, stage := range s.Stages {
+			for _, r := range stage.Rules {
+				if !known(r) {
+					t.Errorf("%s: %s: no rules %q", s.Name, stage.Title, r)
+				}
+			}
+		}
+		if s.Length() < 9*time.Minute || s.Length() > 11*time.Minute {
+			t.Errorf("%s takes %v, not ten minutes", s.Name, s.Length())
+		}
+	}
+}
