@@ -32,7 +32,8 @@ const (
 // WriteTo returns an *[flow.OpenError] when the policy denies the destination,
 // which concerns that datagram only; datagrams to names are sent when the name
 // is resolved, without WriteTo waiting. After Config.Rest without traffic
-// ReadFrom returns an *[flow.OpenError] with [flow.DetailTimeout].
+// ReadFrom returns an *[flow.OpenError] with [flow.DetailTimeout], and from then
+// on WriteTo returns net.ErrClosed, since nobody reads the answers.
 func (e *Exit) OpenPackets(ctx context.Context) (flow.Packets, error) {
 	if e.packetsOpen.Add(1) > e.maxPackets {
 		e.packetsOpen.Add(-1)
@@ -66,18 +67,21 @@ type association struct {
 	peers  *lru[netip.AddrPort, time.Time] // when each was last heard of or written to
 	used   time.Time
 	waits  int // datagrams that wait for a name
+	rested bool
 	closed bool
 }
 
 func (a *association) ReadFrom(buf []byte) (int, flow.Addr, error) {
 	for {
 		a.mu.Lock()
-		rested := a.used.Add(a.exit.rest)
+		rest := a.used.Add(a.exit.rest)
+		a.rested = a.rested || !time.Now().Before(rest)
+		rested := a.rested && !a.closed
 		a.mu.Unlock()
-		if !time.Now().Before(rested) {
+		if rested {
 			return 0, flow.Addr{}, &flow.OpenError{Code: flow.TTLExpired, Detail: flow.DetailTimeout}
 		}
-		if err := a.conn.SetReadDeadline(rested); err != nil {
+		if err := a.conn.SetReadDeadline(rest); err != nil {
 			return 0, flow.Addr{}, net.ErrClosed
 		}
 		n, from, err := readFrom(a.conn, buf)
@@ -118,7 +122,11 @@ func (a *association) heard(from netip.AddrPort) bool {
 func (a *association) WriteTo(b []byte, to flow.Addr) error {
 	a.mu.Lock()
 	a.used = time.Now() // also for what is denied: the flow is in use
+	over := a.rested || a.closed
 	a.mu.Unlock()
+	if over {
+		return net.ErrClosed
+	}
 	if ip := literal(to); ip.IsValid() {
 		return a.send(b, []netip.Addr{ip}, to.Port)
 	}

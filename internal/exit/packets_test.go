@@ -243,6 +243,9 @@ func TestPacketsRest(t *testing.T) {
 		if took := time.Since(begin); took != 200*time.Second+DefaultRest {
 			t.Errorf("ended after %v", took)
 		}
+		if err := p.WriteTo([]byte("x"), to(v4a, 53)); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("WriteTo whose answers nobody would read: %v", err)
+		}
 	})
 }
 

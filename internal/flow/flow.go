@@ -42,8 +42,11 @@ type Packets interface {
 	// ReadFrom blocks for the next datagram and copies it to buf. A datagram
 	// longer than buf is cut.
 	ReadFrom(buf []byte) (n int, from Addr, err error)
-	// WriteTo sends one datagram and retains nothing.
+	// WriteTo sends one datagram and retains nothing. An error that is
+	// net.ErrClosed means that the association has ended; any other concerns this
+	// datagram only.
 	WriteTo(b []byte, to Addr) error
+	// Close ends the association. It may be called more than once.
 	Close() error
 }
 

@@ -29,7 +29,8 @@ const (
 	// either direction. RFC 1928 ends it with its control connection only;
 	// programs that crash close that, programs that forget do not.
 	associationIdle = 10 * time.Minute
-	// reopenPause keeps datagrams from asking for a new flow again and again.
+	// reopenPause keeps datagrams from asking again and again for a flow that
+	// cannot be had.
 	reopenPause = time.Second
 	// maxFailedReads in a row mean that the socket is broken. A few do not: Windows
 	// reports there that a program did not want an earlier datagram.
@@ -58,7 +59,7 @@ type association struct {
 	port  uint16       // the program's; 0 until its first datagram
 	used  time.Time    // when the last datagram passed, in either direction
 	flow  flow.Packets // nil: at rest
-	retry time.Time    // no flow is opened before
+	retry time.Time    // no flow is opened before: the last try failed
 	ended bool
 }
 
@@ -211,14 +212,37 @@ func (a *association) send(ctx context.Context) {
 		if !ok {
 			return
 		}
-		packets, err := a.open(ctx)
-		if err == nil {
-			err = packets.WriteTo(d.b, d.to)
-		}
-		if err != nil {
+		if err := a.pass(ctx, d); err != nil {
 			a.front.log.Debug("datagram not sent", "destination", d.to, "cause", err)
 		}
 	}
+}
+
+// pass sends one datagram. A flow may have ended a moment ago without receive
+// having noticed: the datagram then has a second try with another flow.
+func (a *association) pass(ctx context.Context, d queued) error {
+	for again := true; ; again = false {
+		packets, err := a.open(ctx)
+		if err != nil {
+			return err
+		}
+		err = packets.WriteTo(d.b, d.to)
+		if !errors.Is(err, net.ErrClosed) || !again {
+			return err
+		}
+		a.forget(packets)
+	}
+}
+
+// forget closes a flow that has ended. It is not the association's any more
+// before that, so that no datagram is written to it.
+func (a *association) forget(packets flow.Packets) {
+	a.mu.Lock()
+	if a.flow == packets {
+		a.flow = nil
+	}
+	a.mu.Unlock()
+	_ = packets.Close() // datagrams are not acknowledged, nothing is lost
 }
 
 var errPause = errors.New("the last try to open a flow failed a moment ago")
@@ -240,7 +264,9 @@ func (a *association) open(ctx context.Context) (flow.Packets, error) {
 	defer cancel()
 	packets, err := a.front.opener.OpenPackets(opening)
 	a.mu.Lock()
-	a.retry = time.Now().Add(reopenPause)
+	if err != nil {
+		a.retry = time.Now().Add(reopenPause)
+	}
 	if err == nil && a.ended {
 		err = net.ErrClosed
 		defer packets.Close()
@@ -277,12 +303,7 @@ func (a *association) receive(packets flow.Packets) {
 		// program has no room for.
 		_, _ = a.conn.WriteToUDPAddrPort(buf[start:maxUDPHeader+n], program)
 	}
-	_ = packets.Close() // it has ended
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.flow == packets {
-		a.flow = nil
-	}
+	a.forget(packets)
 }
 
 // queued is a datagram on its way to the flow.

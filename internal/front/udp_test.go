@@ -150,16 +150,12 @@ func (p *piped) WriteTo(b []byte, _ flow.Addr) error {
 
 func (p *piped) Close() error { p.once.Do(func() { close(p.ended) }); return nil }
 
-// TestAssociationEndsWhenIdle: datagrams keep it, silence ends it, and noise on
-// the control connection does not keep it.
-func TestAssociationEndsWhenIdle(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes 5 s")
-	}
-	const idle = 2 * time.Second // a busy machine must not look idle
-	f := run(t, Config{Opener: &pipe{back: make(chan []byte)}}, func(f *Front) { f.idle = idle })
+// associated is an association: its control connection, and a socket that the
+// proxy takes for the program's.
+func associated(t *testing.T, f *Front) (*net.TCPConn, *net.UDPConn) {
+	t.Helper()
 	c := connect(t, f)
-	defer c.Close()
+	t.Cleanup(func() { c.Close() })
 	io.WriteString(c, "\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00")
 	reply := make([]byte, 12)
 	if _, err := io.ReadFull(c, reply); err != nil || reply[3] != 0 {
@@ -169,13 +165,153 @@ func TestAssociationEndsWhenIdle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer socket.Close()
+	t.Cleanup(func() { socket.Close() })
 	socket.SetDeadline(time.Now().Add(patience))
+	return c, socket
+}
+
+// someDatagram is the header of one to 192.0.2.1:53.
+const someDatagram = "\x00\x00\x00\x01\xc0\x00\x02\x01\x00\x35"
+
+// mortal is an opener whose flows end when the test says so.
+type mortal struct {
+	refuser
+	opened chan *mortalFlow
+}
+
+type mortalFlow struct {
+	got    chan string
+	dead   chan struct{} // closed: WriteTo says that the flow has ended
+	over   chan struct{} // closed: so does ReadFrom
+	once   sync.Once
+	closed chan struct{} // by the proxy
+	hold   chan struct{} // Close returns when this is closed
+}
+
+func newMortal() *mortal { return &mortal{opened: make(chan *mortalFlow, 10)} }
+
+func (m *mortal) OpenPackets(context.Context) (flow.Packets, error) {
+	p := &mortalFlow{
+		got: make(chan string, 10), dead: make(chan struct{}), over: make(chan struct{}),
+		closed: make(chan struct{}), hold: make(chan struct{}),
+	}
+	m.opened <- p
+	return p, nil
+}
+
+func (p *mortalFlow) ReadFrom([]byte) (int, flow.Addr, error) {
+	select {
+	case <-p.over:
+	case <-p.closed:
+	}
+	return 0, flow.Addr{}, net.ErrClosed
+}
+
+func (p *mortalFlow) WriteTo(b []byte, _ flow.Addr) error {
+	select {
+	case <-p.dead:
+		return fmt.Errorf("at rest: %w", net.ErrClosed)
+	default:
+	}
+	p.got <- string(b)
+	return nil
+}
+
+func (p *mortalFlow) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	<-p.hold
+	return nil
+}
+
+// wait receives from c what must come.
+func wait[T any](t *testing.T, what string, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(patience):
+		t.Fatalf("%s: it does not come", what)
+	}
+	return v
+}
+
+// TestAssociationReopens: no datagram is lost because the flow has ended.
+func TestAssociationReopens(t *testing.T) {
+	m := newMortal()
+	_, socket := associated(t, run(t, Config{Opener: m}, nil))
+	first := wait(t, "a flow at once", m.opened)
+	io.WriteString(socket, someDatagram+"1")
+	if got := wait(t, "a datagram", first.got); got != "1" {
+		t.Fatalf("got %q", got)
+	}
+	// ReadFrom says it, and the next datagram comes while the flow is closed.
+	close(first.dead)
+	close(first.over)
+	wait(t, "the end", first.closed)
+	io.WriteString(socket, someDatagram+"2")
+	second := wait(t, "a flow after a rest", m.opened)
+	if got := wait(t, "a datagram after a rest", second.got); got != "2" {
+		t.Fatalf("got %q", got)
+	}
+	close(first.hold)
+	// Only WriteTo says it.
+	close(second.hold)
+	close(second.dead)
+	io.WriteString(socket, someDatagram+"3")
+	third := wait(t, "a flow after an end that nobody saw", m.opened)
+	close(third.hold)
+	if got := wait(t, "the datagram that found the end", third.got); got != "3" {
+		t.Fatalf("got %q", got)
+	}
+	wait(t, "the end", second.closed)
+	if len(m.opened)+len(first.got)+len(second.got)+len(third.got) > 0 {
+		t.Error("more flows or datagrams than were asked for")
+	}
+}
+
+// TestAssociationGivesUp: a datagram has two tries, not more.
+func TestAssociationGivesUp(t *testing.T) {
+	dying := dyingOpener{new(int)}
+	a := &association{front: &Front{opener: dying, connectTimeout: time.Minute}, queue: newQueue()}
+	for i := range 3 {
+		if err := a.pass(t.Context(), queued{}); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("got %v", err)
+		}
+		if *dying.opened > 2*(i+1) {
+			t.Errorf("%d flows for %d datagrams", *dying.opened, i+1)
+		}
+	}
+	a.wg.Wait()
+}
+
+// dyingOpener opens flows that have ended.
+type dyingOpener struct{ opened *int }
+
+func (d dyingOpener) OpenStream(context.Context, flow.Addr) (flow.Stream, error) {
+	return nil, errors.ErrUnsupported
+}
+
+func (d dyingOpener) OpenPackets(context.Context) (flow.Packets, error) {
+	*d.opened++
+	return d, nil
+}
+func (dyingOpener) ReadFrom([]byte) (int, flow.Addr, error) { return 0, flow.Addr{}, net.ErrClosed }
+func (dyingOpener) WriteTo([]byte, flow.Addr) error         { return net.ErrClosed }
+func (dyingOpener) Close() error                            { return nil }
+
+// TestAssociationEndsWhenIdle: datagrams keep it, silence ends it, and noise on
+// the control connection does not keep it.
+func TestAssociationEndsWhenIdle(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 5 s")
+	}
+	const idle = 2 * time.Second // a busy machine must not look idle
+	f := run(t, Config{Opener: &pipe{back: make(chan []byte)}}, func(f *Front) { f.idle = idle })
+	c, socket := associated(t, f)
 	tick := time.NewTicker(idle / 10)
 	defer tick.Stop()
 	for i := range 15 { // longer than it may be idle
 		<-tick.C
-		io.WriteString(socket, "\x00\x00\x00\x01\xc0\x00\x02\x01\x00\x35hello")
+		io.WriteString(socket, someDatagram+"hello")
 		buf := make([]byte, 100)
 		if n, err := socket.Read(buf); err != nil || !strings.HasSuffix(string(buf[:n]), "hello") || n != 22+5 {
 			t.Fatalf("datagram %d: %x, %v", i, buf[:n], err)
