@@ -185,7 +185,6 @@ type core struct {
 	bareFrom time.Time
 
 	flows    map[uint64]*packets
-	flowIDs  idSet
 	nextFlow uint64
 	outgoing []datagram
 	outBytes int

@@ -190,12 +190,15 @@ func (c *core) fillDatagrams(a *attachment, most int) (size int) {
 	return size
 }
 
-// gotDatagram takes a datagram; on a relay it may open a flow.
+// gotDatagram takes a datagram; on a relay it may open a flow, also one that has
+// rested. The client's rests first, unless its datagrams were lost on the way for
+// minutes, or its machine slept and its clock with it: then it goes on with an id
+// that is at rest here.
 func (c *core) gotDatagram(id uint64, from flow.Addr, data []byte) {
 	c.down += uint64(len(data))
 	p := c.flows[id]
 	if p == nil {
-		if c.onFlow == nil || len(c.flows) >= maxFlows || !c.flowIDs.add(id) {
+		if c.onFlow == nil || len(c.flows) >= maxFlows {
 			return
 		}
 		p = c.newPackets()

@@ -710,23 +710,74 @@ func TestPackets(t *testing.T) {
 	})
 }
 
+// A program that goes on sending through an outage (or while its machine sleeps,
+// which the client does not notice) keeps the flow alive at the client only.
+func TestFlowOutlivesAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, echo)
+		w.cfg.OnPackets = echoPackets
+		defer w.stop()
+		p, err := w.client.OpenPackets(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers := make(chan byte, 100)
+		w.wg.Go(func() {
+			buf := make([]byte, 100)
+			for {
+				if _, _, err := p.ReadFrom(buf); err != nil {
+					return
+				}
+				answers <- buf[0]
+			}
+		})
+		for _, outage := range []time.Duration{0, time.Minute, 5 * time.Minute, 20 * time.Minute} {
+			for end := time.Now().Add(outage); time.Now().Before(end); time.Sleep(5 * time.Second) {
+				p.WriteTo([]byte("lost"), origin)
+			}
+			l, _, err := w.dial(plain())
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.WriteTo([]byte{1}, origin)
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if n := w.server().Stats().Flows; n != 1 {
+				t.Errorf("%d flows at the relay after %v", n, outage)
+			}
+			l.Kill()
+			var last byte
+			for len(answers) > 0 {
+				last = <-answers
+			}
+			if last != 1 {
+				t.Errorf("no answer after %v", outage)
+			}
+		}
+		p.Close()
+	})
+}
+
+// echoPackets answers a flow with what it gets.
+func echoPackets(_ context.Context, p flow.Packets) {
+	defer p.Close()
+	buf := make([]byte, 100)
+	for {
+		n, from, err := p.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		p.WriteTo(buf[:n], from)
+	}
+}
+
 // A client that uses its flow again just before it rests reaches a relay that
 // still knows it, however long the datagram travels.
 func TestFlowRestRace(t *testing.T) {
 	for _, early := range []time.Duration{time.Millisecond, 500 * time.Millisecond, 1100 * time.Millisecond, 2 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, echo)
-			w.cfg.OnPackets = func(ctx context.Context, p flow.Packets) {
-				defer p.Close()
-				buf := make([]byte, 100)
-				for {
-					n, from, err := p.ReadFrom(buf)
-					if err != nil {
-						return
-					}
-					p.WriteTo(buf[:n], from)
-				}
-			}
+			w.cfg.OnPackets = echoPackets
 			defer w.stop()
 			w.delay = 500 * time.Millisecond
 			w.redial(plain)
