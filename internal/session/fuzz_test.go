@@ -239,7 +239,7 @@ func TestControlCost(t *testing.T) {
 func TestAnnouncementsAreBounded(t *testing.T) {
 	for name, c := range map[string]*core{"client": NewClient(ClientConfig{}).c, "relay": NewServer(ServerConfig{}).c} {
 		c.mu.Lock()
-		for n := range uint32(3 * maxGaveUp) {
+		for n := range uint32(maxGaveUp + 100) {
 			a := c.newAttachment(n)
 			a.carrier, a.live, a.proven = deadCarrier{}, true, true
 			c.setOpen(a)
