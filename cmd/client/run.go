@@ -96,6 +96,8 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 	if err := local.Listen(ctx); err != nil {
 		return err
 	}
+	// Programs that only connect take memory, too.
+	moved := func() uint64 { return rel.moved() + local.Moves() }
 	load()
 	ctl := &control.Server{Log: log, Handler: func(_ context.Context, r control.Request) (any, error) {
 		switch r.Op {
@@ -114,6 +116,6 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 	}
 	return cli.RunAll(ctx, local.Run,
 		func(ctx context.Context) error { return ctl.Serve(ctx, dir.Socket(), nil) },
-		func(ctx context.Context) error { return cli.ReleaseWhenIdle(ctx, rel.moved) },
+		func(ctx context.Context) error { return cli.ReleaseWhenIdle(ctx, moved) },
 	)
 }

@@ -112,6 +112,7 @@ type Front struct {
 	mu      sync.Mutex
 	open    map[*conn]struct{}
 	unasked unaskedList
+	moves   uint64 // connections that came, and those that went
 }
 
 // New returns a proxy that does not listen yet. It fails if the listen address
@@ -304,12 +305,14 @@ func (f *Front) admit(ctx context.Context, tcp *net.TCPConn, web *handoff) {
 	c.closed = func() {
 		f.mu.Lock()
 		delete(f.open, c)
+		f.moves++
 		f.unasked.remove(c)
 		f.mu.Unlock()
 		f.wg.Done()
 	}
 	f.wg.Add(1)
 	f.open[c] = struct{}{}
+	f.moves++
 	f.unasked.add(c)
 	var oldest *conn
 	if f.unasked.Len() > min(maxUnasked, f.maxConns/2+1) {
@@ -321,6 +324,13 @@ func (f *Front) admit(ctx context.Context, tcp *net.TCPConn, web *handoff) {
 		oldest.abort()
 	}
 	f.wg.Go(func() { f.serve(ctx, c, web) })
+}
+
+// Moves grows with every connection that comes, and again when it goes.
+func (f *Front) Moves() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.moves
 }
 
 // asked takes c off the list of those that have not asked for anything.
