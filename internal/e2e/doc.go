@@ -1,5 +1,5 @@
 // Package e2e holds the end-to-end tests: the real client and relayd, real
-// curl, Chromium and nginx, on loopback, with a path in between that delays,
+// curl, browsers and nginx, on loopback, with a path in between that delays,
 // cuts and records. There is no code here but tests; run them with
 //
 //	go test ./internal/e2e
