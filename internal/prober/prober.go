@@ -39,6 +39,10 @@ type Prober struct {
 	Tolerance time.Duration
 	// Parallel is how many probes run at a time; 0 means 4.
 	Parallel int
+	// Attempts is how often a probe is repeated while something differs; 0 means
+	// 4. What the scheduler did to one of the two connections is not seen four
+	// times running; what a program does differently is.
+	Attempts int
 	// Merged, if not nil, is told of segments that a forwarder sent together and
 	// the server apart, which is no difference. It may be called at any time.
 	Merged func(probe, segments string)
@@ -63,11 +67,6 @@ type Probe struct {
 	multipath bool       // offers Multipath TCP
 	threshold *threshold // of the bytes that end a connection, instead of Steps
 }
-
-// attempts is how often a probe is repeated when something differed. What the
-// scheduler did to one of the two connections is not seen four times running;
-// what a program does differently is.
-const attempts = 4
 
 // Compare runs probes against both targets and returns the differences, in the
 // order of probes. An error means that one could not be probed at all.
@@ -98,7 +97,7 @@ type observation struct {
 }
 
 func (p *Prober) compare(ctx context.Context, a, b Target, probe Probe) (found []Difference, err error) {
-	for range attempts {
+	for range orDefault(p.Attempts, 4) {
 		var wg sync.WaitGroup
 		var seen [2]observation
 		var errs [2]error

@@ -21,7 +21,8 @@ type Recording struct {
 	Records []Record // in the order in which their headers passed
 	Up      []byte   // all that the client sent
 	// How the client and the server ended their direction: "FIN", "RST" or "".
-	ClientEnd, ServerEnd string
+	ClientEnd, ServerEnd     string
+	ClientEndAt, ServerEndAt time.Duration // since the connection
 
 	up, down half
 }

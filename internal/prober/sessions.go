@@ -17,6 +17,10 @@ func (p *Prober) sessions() []Probe {
 		{Name: "tickets, h2", Steps: tickets("h2", 0)},
 		{Name: "tickets, HTTP/1.1", Steps: tickets("http/1.1", 0)},
 		{Name: "tickets, TLS 1.2", Steps: tickets("h2", tls.VersionTLS12)},
+		{Name: "a body behind the answer", Steps: append([]Step{
+			http1,
+			Request("POST " + p.path() + " HTTP/1.1\r\nHost: " + p.Name + "\r\nConnection: close\r\nContent-Length: 100000\r\n\r\n"),
+		}, append(pieces(make([]byte, 200), 10, 10*time.Millisecond), Drain())...)},
 		{Name: "Multipath TCP offered", multipath: true, Steps: []Step{Send([]byte("NONSENSE\r\n\r\n")), Drain()}},
 	}
 	for _, bad := range []struct {

@@ -121,7 +121,7 @@ func (p *Tap) copy(to, from *net.TCPConn, r *Recording, start time.Time, up bool
 		p.mu.Lock()
 		r.Pass(up, record, time.Since(start))
 		if err != nil {
-			r.end(up, err)
+			r.end(up, err, time.Since(start))
 		}
 		record, hold := p.spoil.pass(record, up, err)
 		p.mu.Unlock()
@@ -156,7 +156,7 @@ func readRecord(from io.Reader) ([]byte, error) {
 	return record[:n], err
 }
 
-func (r *Recording) end(up bool, err error) {
+func (r *Recording) end(up bool, err error, at time.Duration) {
 	end := ""
 	switch {
 	case errors.Is(err, io.EOF):
@@ -165,9 +165,9 @@ func (r *Recording) end(up bool, err error) {
 		end = "RST"
 	}
 	if up {
-		r.ClientEnd = end
+		r.ClientEnd, r.ClientEndAt = end, at
 	} else {
-		r.ServerEnd = end
+		r.ServerEnd, r.ServerEndAt = end, at
 	}
 }
 
