@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"time"
+
+	"busel/internal/fault"
 )
 
 // System is the operating system's network. Nothing of ours shows at its
@@ -49,6 +51,9 @@ func (s System) ListenPacket(ctx context.Context, network, addr string) (net.Pac
 // Listen accepts TCP connections on addr. ctx bounds the call only.
 func (s System) Listen(ctx context.Context, addr string) (net.Listener, error) {
 	lc := net.ListenConfig{KeepAlive: -1, Control: tune}
-	lc.SetMultipathTCP(false)
+	if fault.KeepAlive {
+		lc.KeepAlive = time.Second
+	}
+	lc.SetMultipathTCP(fault.MultipathTCP)
 	return lc.Listen(ctx, "tcp", addr)
 }

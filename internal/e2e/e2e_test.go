@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -169,12 +170,14 @@ func answers(addr string) bool {
 // relay is a relayd that runs.
 type relay struct {
 	*program
+	binary string // relayd, or a build of it
 	listen string // where relayd listens
 	invite string // the first one
 }
 
 // relayOptions vary a relay; the zero value has the built-in cover.
 type relayOptions struct {
+	program   string // relayd, or a build of it in the same place; "" is relayd
 	host      string // where it listens; "" is 127.0.0.1
 	cover     *nginxtest.Server
 	coverPath func(cover string) (address string)  // what leads to the cover
@@ -188,7 +191,7 @@ func startRelay(t *testing.T, o relayOptions) *relay {
 	if o.host == "" {
 		o.host = "127.0.0.1"
 	}
-	r := &relay{listen: freePortOn(t, o.host)}
+	r := &relay{binary: cmp.Or(o.program, "relayd"), listen: freePortOn(t, o.host)}
 	address := r.listen
 	if o.via != nil {
 		address = o.via(r.listen)
@@ -229,7 +232,7 @@ func startRelay(t *testing.T, o relayOptions) *relay {
 // run starts the relay, again perhaps.
 func (r *relay) run(t *testing.T, dir string) {
 	t.Helper()
-	r.program = start(t, dir, "relayd", "run", "-dir", dir)
+	r.program = start(t, dir, r.binary, "run", "-dir", dir)
 	eventually(t, 15*time.Second, "relayd listens", func() bool { return answers(r.listen) })
 }
 

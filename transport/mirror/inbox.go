@@ -4,10 +4,12 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"busel/internal/fault"
 	"busel/internal/wire"
 	"busel/obfs/records"
 	"busel/transport"
@@ -258,6 +260,9 @@ func (o *outbox) write(q *queue) (err error) {
 			at := start + prefixLen
 			plain = q.fill(b[at:at], size-overhead)
 		}
+		if fault.FixedRecords && o.lane.dir == dirRelay {
+			plain = filled(plain)
+		}
 		if b, err = o.lane.seal(b, plain); err != nil {
 			o.end(&transport.CarrierError{Err: err})
 			return o.err
@@ -285,6 +290,18 @@ func (o *outbox) next(q *queue) (size int, body bool) {
 		return pending, false
 	}
 	return o.cut.Next(pending), true
+}
+
+// filled is a fault: plain with as much padding as a record has room for.
+func filled(plain []byte) []byte {
+	room := maxPlain - len(plain)
+	for n := room; n >= 0; n-- {
+		padding := (&wire.Frame{Type: wire.Padding, Data: make([]byte, n)}).Append(nil)
+		if len(padding) <= room {
+			return append(slices.Clone(plain), padding...)
+		}
+	}
+	return plain
 }
 
 // flush writes whole records; the turn is held.

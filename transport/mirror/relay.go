@@ -16,6 +16,7 @@ import (
 
 	"github.com/flynn/noise"
 
+	"busel/internal/fault"
 	"busel/internal/wire"
 	"busel/transport"
 )
@@ -25,6 +26,9 @@ const (
 	coverSilence = 10 * time.Millisecond  // after the cover's record that follows the Finished
 	replyLatest  = 300 * time.Millisecond // after the hello, whatever the cover does
 )
+
+// ownTimer is that of a fault: shorter than any time-out of a cover.
+const ownTimer = 500 * time.Millisecond
 
 // closeTime bounds how long a carrier that the session closed waits for the
 // cover to end the visit.
@@ -165,6 +169,9 @@ func (g *gate) believed() time.Time {
 // and the cover was silent since, or latest has come (if not zero). It returns
 // false if dead is closed first.
 func (g *gate) wait(long bool, latest time.Time, dead <-chan struct{}) bool {
+	if fault.InsertAtOnce {
+		return true
+	}
 	for {
 		g.mu.Lock()
 		open := g.ready && (g.long || !long)
@@ -223,6 +230,9 @@ func newLink(l *Listener, client, cover halfCloser) *link {
 func (k *link) run(ctx context.Context) {
 	stop := context.AfterFunc(ctx, k.shut)
 	defer stop()
+	if fault.OwnTimer {
+		defer time.AfterFunc(ownTimer, k.shut).Stop()
+	}
 	var wg sync.WaitGroup
 	wg.Go(k.runDown)
 	k.runUp()
@@ -277,7 +287,11 @@ func (k *link) shut() {
 func (k *link) abort() {
 	k.end(&transport.CarrierError{Failure: transport.Reset, Err: errCoverDone})
 	k.finish.Do(func() { close(k.done) })
-	reset(k.client)
+	if fault.ResetAsFIN {
+		_ = k.client.CloseWrite()
+	} else {
+		reset(k.client)
+	}
 	reset(k.cover)
 }
 
@@ -299,6 +313,10 @@ func over(err error) bool {
 // for a reset that follows the end.
 func (k *link) fin(from, to halfCloser, mine, other *atomic.Bool) {
 	mine.Store(true)
+	if fault.CloseUnread && from == k.cover {
+		k.closeUnread()
+		return
+	}
 	if k.coverReset.Load() || to.CloseWrite() != nil && !k.closing.Load() {
 		k.abort() // the far end is gone already, and its reset passed on
 		return
@@ -313,6 +331,14 @@ func (k *link) fin(from, to halfCloser, mine, other *atomic.Bool) {
 	if awaitReset(from, k.done) {
 		k.abort()
 	}
+}
+
+// closeUnread is a fault: nothing is read any more, and what comes within a
+// moment turns the FIN into a RST.
+func (k *link) closeUnread() {
+	_ = k.client.SetReadDeadline(time.Unix(1, 0))
+	<-time.After(30 * time.Millisecond)
+	k.shut()
 }
 
 // setPlain makes everything pass as it comes from now on.
@@ -361,7 +387,7 @@ func (k *link) runUp() {
 			return
 		}
 	}
-	_, err := io.Copy(k.cover, k.client)
+	_, err := io.Copy(k.toCoverPlain(), k.client)
 	switch {
 	case err == nil:
 		k.upEnds(io.EOF)
@@ -371,6 +397,24 @@ func (k *link) runUp() {
 	default:
 		k.abort()
 	}
+}
+
+// toCoverPlain is where a stranger's bytes go.
+func (k *link) toCoverPlain() io.Writer {
+	if fault.SwallowAfterFIN {
+		return untilFIN{k}
+	}
+	return k.cover
+}
+
+// untilFIN is a fault: behind the cover's FIN nothing is passed on.
+type untilFIN struct{ k *link }
+
+func (u untilFIN) Write(b []byte) (int, error) {
+	if u.k.downEOF.Load() {
+		return len(b), nil
+	}
+	return u.k.cover.Write(b)
 }
 
 // decide is called once, before the last byte of the ClientHello passes.
@@ -473,8 +517,14 @@ func (k *link) scanUp(sc *scanner) bool {
 			case covert > 0 && k.covert(buf[r:r+covert]):
 				r += covert
 				k.l.stats.covertIn.Add(uint64(covert))
+			case covert > 0 && fault.SwallowTampered:
+				k.closing.Store(true) // drops all that follows, too
+				r += covert
 			case covert > 0:
 				k.tampered()
+				if fault.AnswerTampered {
+					k.shut()
+				}
 			}
 			if pass == 0 && covert == 0 {
 				break
@@ -660,6 +710,11 @@ func (k *link) downEnds(err error, holding *bool) {
 	k.out.stop = true
 	k.out.turn.give()
 	*holding = false
+	if fault.HoldFIN {
+		k.downEOF.Store(true)
+		<-k.done
+		return
+	}
 	if k.closing.Load() {
 		_ = k.client.CloseWrite()
 		_ = k.client.Close()
