@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -87,18 +88,13 @@ func (o *options) runAll(ctx context.Context, picked []scenario.Scenario) error 
 	if ctx.Err() != nil {
 		return errors.New("interrupted")
 	}
-	if err := errors.Join(failures...); err != nil {
-		return err
-	}
-	if err := scenario.WriteTable(os.Stdout, results); err != nil {
-		return err
-	}
+	// What could not be run has no verdict.
+	results = slices.DeleteFunc(results, func(r scenario.Result) bool { return r.Verdict == "" })
+	err := errors.Join(append(failures, scenario.WriteTable(os.Stdout, results))...)
 	if o.json != "" {
-		if err := writeJSON(o.json, results); err != nil {
-			return err
-		}
+		err = errors.Join(err, writeJSON(o.json, results))
 	}
-	return verdict(results)
+	return errors.Join(err, verdict(results))
 }
 
 func told(r scenario.Result, err error) string {

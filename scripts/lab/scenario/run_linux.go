@@ -45,6 +45,8 @@ const (
 	// quarter is how much must have passed before the censor acts.
 	quarter  = transferSize / 4
 	warmTime = 15 * time.Second
+	// underWay bounds the first quarter, on the slowest path of the table.
+	underWay = time.Minute
 	// pauseBetween is how long a person, or a browser, waits before the next try.
 	pauseBetween = 250 * time.Millisecond
 )
@@ -80,7 +82,7 @@ func (e *Experiment) Run(ctx context.Context) (Outcome, error) {
 		if err := begin(); err != nil {
 			return o, err
 		}
-		if err := await(ctx, warmTime, func() bool { return down.gauge.Bytes() >= quarter && up.gauge.Bytes() >= quarter }); err != nil {
+		if err := await(ctx, underWay, func() bool { return down.gauge.Bytes() >= quarter && up.gauge.Bytes() >= quarter }); err != nil {
 			return o, fmt.Errorf("the transfers do not get under way: %w", err)
 		}
 		if err := e.act(); err != nil {
