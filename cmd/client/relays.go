@@ -90,15 +90,7 @@ func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*l
 			r.log.Info("the relay says", "relay", label, "code", code, "text", text)
 		},
 	})
-	var routes []transport.Route
-	for _, t := range e.Transports {
-		if dialers[t.Name] == nil || t.Name == quic.Kind && quic.CheckOptions(t.Options) != nil {
-			continue // an invite may name what this version lacks
-		}
-		for _, a := range e.Addresses {
-			routes = append(routes, transport.Route{Relay: label, Transport: t.Name, Address: a.String(), Options: t.Options})
-		}
-	}
+	routes := routesTo(label, e)
 	if len(routes) == 0 {
 		return nil, errors.New("its invite names only ways to travel that this version lacks; get a newer Busel")
 	}
@@ -126,6 +118,20 @@ func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*l
 		})
 	}
 	return l, nil
+}
+
+// routesTo are the ways to a relay in its invite's order, but for those that
+// this version lacks.
+func routesTo(label string, e *config.RelayEntry) (routes []transport.Route) {
+	for _, t := range e.Transports {
+		if t.Name != mirror.Kind && (t.Name != quic.Kind || quic.CheckOptions(t.Options) != nil) {
+			continue
+		}
+		for _, a := range e.Addresses {
+			routes = append(routes, transport.Route{Relay: label, Transport: t.Name, Address: a.String(), Options: t.Options})
+		}
+	}
+	return routes
 }
 
 // dialer makes carriers until it is closed.
