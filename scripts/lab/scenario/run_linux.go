@@ -224,6 +224,9 @@ func (e *Experiment) curl(ctx context.Context, args ...string) (string, error) {
 	if err == nil {
 		err = cmd.Wait()
 	}
+	if ctx.Err() != nil {
+		return "", errors.New("no answer in time")
+	}
 	if err != nil {
 		if said, _, _ := strings.Cut(strings.TrimSpace(errOut.String()), "\n"); said != "" {
 			err = errors.New(said)
