@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"busel/internal/nginxtest"
 )
 
@@ -101,40 +103,54 @@ func TestCoverDown(t *testing.T) {
 	}
 }
 
+// inNamespaces runs the calling test again with a network and mounts of its own,
+// and tells which of the two runs this is.
+func inNamespaces(t *testing.T) bool {
+	t.Helper()
+	const inside = "BUSEL_E2E_NAMESPACE"
+	if os.Getenv(inside) != "" {
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+			t.Fatalf("ip: %v: %s", err, out)
+		}
+		return true
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, for namespaces")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), inside+"=yes")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.CombinedOutput()
+	if errors.Is(err, syscall.EPERM) {
+		t.Skip("namespaces are not allowed here")
+	}
+	t.Logf("in the namespaces:\n%s", out)
+	if err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(string(out), "--- SKIP") {
+		t.Skip("skipped in the namespaces")
+	}
+	return false
+}
+
 // TestBorrowedCover has a cover on an address that is not the relay's. It runs
 // in a network namespace of its own, where that address can be had.
 func TestBorrowedCover(t *testing.T) {
 	need(t, "curl", "ip")
-	const inside = "BUSEL_E2E_NAMESPACE"
-	if os.Getenv(inside) == "" {
-		if os.Geteuid() != 0 {
-			t.Skip("needs root, for a network namespace")
-		}
-		self, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestBorrowedCover$", "-test.v")
-		cmd.Env = append(os.Environ(), inside+"=yes")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-		out, err := cmd.CombinedOutput()
-		if errors.Is(err, syscall.EPERM) {
-			t.Skip("network namespaces are not allowed here")
-		}
-		t.Logf("in the namespace:\n%s", out)
-		if err != nil {
-			t.Error(err)
-		}
-		if strings.Contains(string(out), "--- SKIP") {
-			t.Skip("skipped in the namespace")
-		}
+	if !inNamespaces(t) {
 		return
 	}
 	const elsewhere = "203.0.113.80" // RFC 5737
-	for _, args := range [][]string{{"link", "set", "lo", "up"}, {"addr", "add", elsewhere + "/32", "dev", "lo"}} {
-		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
-			t.Fatalf("ip %v: %v: %s", args, err, out)
-		}
+	if out, err := exec.Command("ip", "addr", "add", elsewhere+"/32", "dev", "lo").CombinedOutput(); err != nil {
+		t.Fatalf("ip: %v: %s", err, out)
 	}
 	site := nginxtest.Run(t, nginxtest.Config{Address: elsewhere + ":8443", KeepaliveTimeout: 2 * time.Second, HeaderTimeout: 2 * time.Second})
 	var p *path

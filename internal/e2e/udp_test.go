@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"busel/internal/flow"
 	"busel/internal/nginxtest"
 )
@@ -399,9 +401,22 @@ func TestPassword(t *testing.T) {
 }
 
 // TestChromiumUsesPAC gives the browser nothing but the address of the automatic
-// configuration.
+// configuration, and asks for a name that only the relay can look up. Browsers
+// send what they know to be loopback around any proxy, so that an address of this
+// machine would prove nothing.
 func TestChromiumUsesPAC(t *testing.T) {
-	need(t, "chromium")
+	need(t, "chromium", "ip")
+	if !inNamespaces(t) {
+		return
+	}
+	const name = "site.busel.test"
+	hosts := filepath.Join(t.TempDir(), "hosts")
+	if err := os.WriteFile(hosts, []byte("127.0.0.1 localhost "+name+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(hosts, "/etc/hosts", "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
 	r := startRelay(t, relayOptions{})
 	c := runWith(t, "", r.invite)
 	page := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -411,18 +426,23 @@ func TestChromiumUsesPAC(t *testing.T) {
 	plain, secure := httptest.NewServer(page), httptest.NewTLSServer(page)
 	defer plain.Close()
 	defer secure.Close()
-	for _, url := range []string{plain.URL, secure.URL} {
-		before := r.status(t).Relay.StreamsTotal
-		cmd := exec.CommandContext(t.Context(), "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-			"--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-			"--ignore-certificate-errors", "--proxy-bypass-list=<-loopback>", "--proxy-pac-url=http://"+c.proxy+"/proxy.pac",
-			"--user-data-dir="+t.TempDir(), "--timeout=20000", "--dump-dom", url)
-		out, err := cmd.Output()
-		if err != nil || !strings.Contains(string(out), "and its script ran") {
+	browse := func(url string, options ...string) (dom []byte, err error) {
+		args := []string{
+			"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+			"--disable-background-networking", "--disable-component-update", "--disable-sync", "--ignore-certificate-errors",
+			"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--user-data-dir=" + t.TempDir(), "--timeout=20000", "--dump-dom",
+		}
+		return exec.CommandContext(t.Context(), "chromium", append(append(args, options...), url)...).Output()
+	}
+	const ran = "and its script ran"
+	for _, server := range []string{plain.URL, secure.URL} {
+		url := strings.Replace(server, "127.0.0.1", name, 1)
+		if out, err := browse(url, "--proxy-pac-url=http://"+c.proxy+"/proxy.pac"); err != nil || !strings.Contains(string(out), ran) {
 			t.Errorf("%s: %v\n%s", url, err, out)
 		}
-		if after := r.status(t).Relay.StreamsTotal; after <= before {
-			t.Errorf("%s went around the relay", url)
-		}
+	}
+	url := strings.Replace(plain.URL, "127.0.0.1", name, 1)
+	if out, _ := browse(url, "--no-proxy-server"); strings.Contains(string(out), ran) {
+		t.Errorf("%s comes without the proxy, too: this test proves nothing", url)
 	}
 }
