@@ -158,6 +158,8 @@ type Scenario struct {
 	Limit time.Duration
 	// Relays is how many relays the subject may use; 0 is one.
 	Relays int
+	// TunnelPort is where the server of a plain tunnel listens; 0 is 443.
+	TunnelPort uint16
 
 	Want  Want
 	Bites Bite

@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -260,6 +261,7 @@ func (Bare) Stop() {}
 // and before the same exit as Busel.
 type Plain struct {
 	Kind   tunnel.Kind
+	Port   uint16 // of the server; 0 is 443
 	wg     sync.WaitGroup
 	cancel context.CancelFunc
 }
@@ -270,7 +272,7 @@ func (p *Plain) Proxy() string { return ProxyAddress }
 // Start runs the server on the first of the relays' addresses.
 func (p *Plain) Start(ctx context.Context, g *Ground) error {
 	ctx, p.cancel = context.WithCancel(ctx)
-	at := netip.AddrPortFrom(g.Relays[0], 443)
+	at := netip.AddrPortFrom(g.Relays[0], cmp.Or(p.Port, 443))
 	ln, err := g.World.Listen(ctx, "tcp", at.String())
 	if err != nil {
 		return err

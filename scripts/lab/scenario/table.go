@@ -134,6 +134,13 @@ func Table() []Scenario {
 			Want: Want{Page: onePage, Running: Survived},
 		},
 		{
+			Name: "b9-onion-port", Rows: []string{"B9"},
+			What:  "resets TLS to the port of Tor relays, with a RST of zeros first",
+			Rules: []string{"s1-rst-zero"}, TunnelPort: 9001,
+			Want:  unharmed,
+			Bites: Bite{TLSTunnel, noPage("")},
+		},
+		{
 			Name: "b10-look-alike", Rows: []string{"B10", "B2"},
 			What:  "leads plain HTTP for listed sites to a look-alike",
 			Rules: []string{"http-redirect"}, HTTP: true,
@@ -253,8 +260,8 @@ func Table() []Scenario {
 		{
 			Name: "i1-60-seconds", Rows: []string{"I1"},
 			What:  "loses TCP flows that are older than 60 s",
-			Rules: []string{"kill-after-60s"}, Path: Path{Rate: 2.2e6}, Limit: 130 * time.Second,
-			Want:  unharmed,
+			Rules: []string{"kill-after-60s"}, Path: Path{Rate: 1.6e6}, Limit: 130 * time.Second, // 100 s for a transfer
+			Want:  Want{Page: onePage, Running: Survived, Stall: 10 * time.Second},
 			Bites: Bite{TLSTunnel, Want{Running: Dead}},
 		},
 		{
