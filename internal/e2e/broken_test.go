@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -255,13 +256,17 @@ func TestBrokenRelays(t *testing.T) {
 	}
 }
 
-// TestWholeRelay is the same with nothing broken, three times.
+// TestWholeRelay is the same with nothing broken, once or as often as
+// BUSEL_E2E_ROUNDS says.
 func TestWholeRelay(t *testing.T) {
 	need(t, "curl", "nginx")
 	site := nginxtest.Run(t, shortSite)
-	rounds := 3
-	if testing.Short() {
-		rounds = 1
+	rounds := 1
+	if text := os.Getenv("BUSEL_E2E_ROUNDS"); text != "" {
+		var err error
+		if rounds, err = strconv.Atoi(text); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for round := range rounds {
 		for _, tt := range []struct {
