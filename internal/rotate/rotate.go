@@ -1,6 +1,6 @@
 // Package rotate keeps a session on a living carrier: it notices that one is
-// wanted, dials the routes to the relay in a sensible order, attaches what
-// answers, and dials again the moment a carrier dies.
+// wanted, races the routes to the relay politely, attaches what answers first,
+// and dials again the moment a carrier dies.
 //
 // It knows neither frames nor bytes, only which carriers live and how dialling
 // went. A session that wants no carrier (no open stream, nothing queued) is left
@@ -28,8 +28,9 @@ const (
 	// handshake at 1 s round trip, the slowest link worth waiting for, takes
 	// four; a lossy one needs two retransmissions (1 s, 3 s) on top.
 	dialTimeout = 10 * time.Second
-	// spacing is the least time between the starts of two rounds of dials: TLS
-	// connections closer than 400 ms draw a freeze on some networks (row R2).
+	// spacing is the least time between the starts of two rounds of dials, and of
+	// two dials over one transport: TLS connections closer than 400 ms draw a
+	// freeze on some networks (row R2).
 	spacing = 400 * time.Millisecond
 	// firstPause and maxPause bound the wait after all routes failed in a row.
 	firstPause = spacing
@@ -88,7 +89,9 @@ type Path struct {
 	Retry               time.Time         // no dial before it, zero if none is due
 	Successes, Failures int
 
-	carriers int // now
+	carriers int           // now
+	took     time.Duration // the last dial that gave a carrier, or the usual time
+	slow     bool          // another route won though this one had started before it
 }
 
 // Config of a [Keeper].
@@ -101,9 +104,10 @@ type Config struct {
 
 // Keeper keeps one session attached. Create it with [New], then Run it.
 type Keeper struct {
-	cfg      Config
-	log      *slog.Logger
-	carriers sync.WaitGroup
+	cfg     Config
+	log     *slog.Logger
+	wg      sync.WaitGroup       // of dials and carriers
+	started map[string]time.Time // the newest dial over a transport; Run's own
 
 	mu       sync.Mutex
 	paths    []Path
@@ -114,12 +118,12 @@ type Keeper struct {
 
 // New returns a keeper that does nothing until Run.
 func New(cfg Config) *Keeper {
-	k := &Keeper{cfg: cfg, log: cfg.Logger}
+	k := &Keeper{cfg: cfg, log: cfg.Logger, started: make(map[string]time.Time)}
 	if k.log == nil {
 		k.log = slog.New(slog.DiscardHandler)
 	}
 	for _, r := range cfg.Routes {
-		k.paths = append(k.paths, Path{Route: r, State: Untried})
+		k.paths = append(k.paths, Path{Route: r, State: Untried, took: usualDial})
 	}
 	return k
 }
@@ -127,7 +131,7 @@ func New(cfg Config) *Keeper {
 // Run keeps the session attached until ctx ends, and returns its cause. It has
 // closed every carrier it made by then.
 func (k *Keeper) Run(ctx context.Context) error {
-	defer k.carriers.Wait()
+	defer k.wg.Wait()
 	var (
 		born  time.Time     // of the newest carrier; zero once it was judged
 		pause time.Duration // after the last disappointment; 0 after a success
@@ -177,71 +181,30 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 }
 
-// round dials the routes one after another, best first, until one gives a
-// carrier, and returns nil then, and else the last error.
-func (k *Keeper) round(ctx context.Context) (err error) {
-	for _, r := range k.order() {
-		if err = k.dial(ctx, r); err == nil || ctx.Err() != nil {
-			return err
-		}
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.failed = time.Now()
-	return err
-}
-
-// order returns the routes, those without a recent failure first, then by the
-// age of the failure.
-func (k *Keeper) order() []transport.Route {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	paths := slices.Clone(k.paths)
+// order returns the routes, best first: those that neither failed nor were too
+// slow lately, the slow ones, and the others by the age of the failure.
+func (k *Keeper) order() []Path {
+	paths := k.Paths()
 	slices.SortStableFunc(paths, func(a, b Path) int {
-		if resting := cmp.Compare(rank(a), rank(b)); resting != 0 {
-			return resting
+		if by := cmp.Compare(rank(a), rank(b)); by != 0 {
+			return by
 		}
 		if a.State == Resting {
 			return a.Since.Compare(b.Since)
 		}
 		return 0
 	})
-	routes := make([]transport.Route, len(paths))
-	for i, p := range paths {
-		routes[i] = p.Route
-	}
-	return routes
+	return paths
 }
 
 func rank(p Path) int {
-	if p.State == Resting {
+	switch {
+	case p.State == Resting:
+		return 2
+	case p.slow:
 		return 1
 	}
 	return 0
-}
-
-// dial dials one route and attaches the carrier that comes of it.
-func (k *Keeper) dial(ctx context.Context, r transport.Route) error {
-	offer := k.cfg.Session.Offer()
-	start := time.Now()
-	dialCtx, cancel := context.WithTimeoutCause(ctx, dialTimeout, errDialTimeout)
-	carrier, accept, err := k.cfg.Dialers[r.Transport].Dial(dialCtx, r, offer.Hello())
-	cancel()
-	if err != nil {
-		offer.Withdraw()
-		if ctx.Err() == nil {
-			k.noteFailure(r, err)
-		}
-		return err
-	}
-	k.noteJoin(r, time.Since(start))
-	k.carriers.Go(func() {
-		born := time.Now()
-		err := offer.Attach(ctx, carrier, accept)
-		k.noteEnd(r, time.Since(born), err)
-	})
-	<-offer.Attached()
-	return nil
 }
 
 var errDialTimeout = errors.New("no answer in time")
@@ -275,6 +238,7 @@ func stage(err error) string {
 func (k *Keeper) noteJoin(r transport.Route, took time.Duration) {
 	k.update(r, func(p *Path) {
 		p.State, p.Failure, p.Since = Active, "", time.Now()
+		p.took, p.slow = took, false
 		p.Successes++
 		p.carriers++
 		k.attached++
