@@ -20,7 +20,6 @@ const (
 
 // What is missing until a known row can be met. The words are shown in the table.
 const (
-	untilRace     = "ways are tried beside each other"
 	untilRotation = "rotation notices that a way has become slow"
 	untilBudget   = "carriers retire after a budget"
 	untilRelays   = "sessions move to another relay"
@@ -162,8 +161,6 @@ func Table() []Scenario {
 			Rules: []string{"s2-freeze-down"}, Cover: listedCover, Cold: true,
 			Want:  Want{Page: coldPage},
 			Bites: Bite{TLSTunnel, noPage("")},
-			// The dial is given up after 10 s, and the other way works.
-			Until: untilRace, Now: Want{Page: StandardLimit, Says: "timeout"},
 		},
 		{
 			Name: "c3-quic-name", Rows: []string{"C3"}, Short: true,
