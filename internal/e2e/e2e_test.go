@@ -8,10 +8,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -154,14 +156,20 @@ func eventually(t *testing.T, limit time.Duration, what string, ok func() bool) 
 
 func freePort(t *testing.T) string { return freePortOn(t, "127.0.0.1") }
 
+// freePortOn finds a port that nobody has, below those that systems give to
+// outgoing connections (Linux: 32768 and up): one of those could be taken again
+// before the program listens.
 func freePortOn(t *testing.T, host string) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		addr := net.JoinHostPort(host, strconv.Itoa(15000+rand.IntN(15000)))
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			ln.Close()
+			return addr
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Fatalf("no free port on %s", host)
+	return ""
 }
 
 func answers(addr string) bool {
