@@ -161,7 +161,10 @@ func (c *Cutter) Sent(size int) {
 				c.left += c.cycle.Header
 			}
 		}
-		c.left = max(0, c.left-size)
+		c.left -= size
+		if c.left < minPayload { // a frame that cannot be split was too long
+			c.left = 0
+		}
 		c.body = true
 	}
 }

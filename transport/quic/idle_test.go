@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"busel/internal/wire"
+	"busel/obfs/scramble"
 	"busel/transport"
 )
 
@@ -186,5 +187,46 @@ func TestIdle(t *testing.T) {
 		cancel()
 		wg.Wait()
 		time.Sleep(time.Minute) // what quic-go remembers of closed connections
+	})
+}
+
+// TestSlowClock: a relay that has just started drops what a client stamps whose
+// clock is slow, and the client's dial lasts until it has sent something without.
+func TestSlowClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &memNetwork{delay: 50 * time.Millisecond, ports: map[string]*memSocket{}}
+		relay, _ := n.ListenPacket(t.Context(), "", "")
+		s := relayScrambler([32]byte{9})
+		s.window = scramble.NewWindow(time.Now().Add(time.Hour))
+		taken := make(chan time.Duration, 100)
+		start := time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for b := make([]byte, maxDatagram); ; {
+				n, _, err := relay.ReadFrom(b)
+				if err != nil {
+					return
+				}
+				if s.open(b[:n]) != nil {
+					taken <- time.Since(start)
+				}
+			}
+		})
+		d, err := NewDialer(DialerConfig{PublicKey: [32]byte{9}, Network: n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, _ = d.Dial(t.Context(), transport.Route{Address: relay.LocalAddr().String()}, &wire.Hello{})
+		took := time.Since(start)
+		relay.Close()
+		wg.Wait()
+		if len(taken) == 0 {
+			t.Errorf("the dial ended after %v, and the relay took none of %d datagrams, %d dropped", took, n.count(), s.replayed.Load())
+		}
+		t.Log(took, len(taken), n.count())
+		for len(taken) > 0 {
+			t.Log(<-taken)
+		}
+		d.Close()
 	})
 }
