@@ -217,12 +217,13 @@ func (s *server) quics(key *ecdh.PrivateKey) (all []*quic.Listener, err error) {
 	if !slices.Contains(s.set.Transports, quic.Kind) {
 		return nil, nil
 	}
+	memory := quic.NewMemory()
 	for _, addr := range s.set.Listen {
 		l, err := quic.NewListener(quic.ListenerConfig{
 			Listen: func(ctx context.Context) (net.PacketConn, error) {
 				return transport.System{}.ListenPacket(ctx, "udp", addr)
 			},
-			Key: key, Logger: s.log,
+			Key: key, Memory: memory, Logger: s.log,
 		})
 		if err != nil {
 			return nil, err

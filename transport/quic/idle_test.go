@@ -196,8 +196,8 @@ func TestSlowClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &memNetwork{delay: 50 * time.Millisecond, ports: map[string]*memSocket{}}
 		relay, _ := n.ListenPacket(t.Context(), "", "")
-		s := relayScrambler([32]byte{9})
-		s.window = scramble.NewWindow(time.Now().Add(time.Hour))
+		s := relayScrambler([32]byte{9}, NewMemory())
+		s.memory.window = scramble.NewWindow(time.Now().Add(time.Hour))
 		taken := make(chan time.Duration, 100)
 		start := time.Now()
 		var wg sync.WaitGroup

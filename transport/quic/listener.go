@@ -28,6 +28,7 @@ import (
 type ListenerConfig struct {
 	Listen   func(context.Context) (net.PacketConn, error) // opens the UDP port
 	Key      *ecdh.PrivateKey                              // s, on X25519
+	Memory   *Memory                                       // shared by all listeners of the key; nil means its own
 	Logger   *slog.Logger                                  // nil discards
 	MaxConns int                                           // connections at a time; 0 means 1024
 }
@@ -81,6 +82,9 @@ func NewListener(cfg ListenerConfig) (*Listener, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Memory == nil {
+		cfg.Memory = NewMemory()
 	}
 	if cfg.MaxConns <= 0 {
 		cfg.MaxConns = defaultMaxConns
@@ -146,7 +150,7 @@ func (l *Listener) Run(ctx context.Context) error {
 		return fmt.Errorf("quic listener: %w", err)
 	}
 	defer socket.Close()
-	s := relayScrambler([32]byte(l.cfg.Key.PublicKey().Bytes()))
+	s := relayScrambler([32]byte(l.cfg.Key.PublicKey().Bytes()), l.cfg.Memory)
 	l.scrambler.Store(s)
 	tr := &quicgo.Transport{
 		Conn:        newSocket(socket, s),

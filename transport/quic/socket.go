@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,7 +24,7 @@ const trustClock = time.Second
 // scrambler is what one end does to every datagram.
 type scrambler struct {
 	out, in *scramble.Codec
-	window  *scramble.Window // nil at the client: nobody replays to it what would draw an answer
+	memory  *Memory // nil at the client: nobody replays to it what would draw an answer
 	born    time.Time
 	stamps  bool        // the client's clock is told
 	heard   atomic.Bool // something was opened
@@ -36,9 +37,25 @@ func clientScrambler(relay [32]byte) *scrambler {
 	return &scrambler{out: up, in: down, born: time.Now(), stamps: true}
 }
 
-func relayScrambler(relay [32]byte) *scrambler {
+func relayScrambler(relay [32]byte, m *Memory) *scrambler {
 	up, down := scramble.Codecs(relay)
-	return &scrambler{out: down, in: up, window: scramble.NewWindow(time.Now())}
+	return &scrambler{out: down, in: up, memory: m}
+}
+
+// Memory tells what came before from what is fresh, for all listeners of one key:
+// what was recorded on the way to one of them draws no answer from another.
+type Memory struct {
+	mu     sync.Mutex
+	window *scramble.Window
+}
+
+// NewMemory returns a memory that starts now.
+func NewMemory() *Memory { return &Memory{window: scramble.NewWindow(time.Now())} }
+
+func (m *Memory) fresh(id scramble.Identity) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.window.Fresh(id)
 }
 
 // open decrypts a datagram where it lies; nil means that it is to be dropped.
@@ -49,7 +66,7 @@ func (s *scrambler) open(datagram []byte) []byte {
 	case !ok:
 		s.strange.Add(1)
 		return nil
-	case s.window != nil && !s.window.Fresh(id):
+	case s.memory != nil && !s.memory.fresh(id):
 		s.replayed.Add(1)
 		return nil
 	}

@@ -57,7 +57,7 @@ func TestBatches(t *testing.T) {
 		return c
 	}
 	a, b := listen(), listen()
-	client, relay := newUDPSocket(a, clientScrambler(key)).(*batchSocket), newUDPSocket(b, relayScrambler(key)).(*batchSocket)
+	client, relay := newUDPSocket(a, clientScrambler(key)).(*batchSocket), newUDPSocket(b, relayScrambler(key, NewMemory())).(*batchSocket)
 	to := b.LocalAddr().(*net.UDPAddr)
 	for _, tt := range []struct{ size, count, last int }{{1200, 1, 1200}, {1200, 2, 1200}, {1200, 16, 7}, {1400, 5, 1400}, {300, 4, 20}, {1200, 1, 30}} {
 		var want [][]byte

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -36,7 +37,7 @@ func TestStamps(t *testing.T) {
 			random[0] = n
 			return client.seal(nil, initial, random)
 		}
-		before := relayScrambler(key)
+		before := relayScrambler(key, NewMemory())
 		recorded, slow := send(), send()
 		if before.open(bytes.Clone(recorded)) == nil {
 			t.Error("a fresh datagram was dropped")
@@ -45,7 +46,7 @@ func TestStamps(t *testing.T) {
 			t.Error("a datagram was opened twice")
 		}
 		time.Sleep(10 * time.Minute)
-		after := relayScrambler(key)
+		after := relayScrambler(key, NewMemory())
 		if after.open(slow) != nil || after.open(recorded) != nil {
 			t.Error("a relay took what is older than it")
 		}
@@ -153,6 +154,47 @@ func TestStrangersDrawNoAnswer(t *testing.T) {
 	}
 }
 
+// What was recorded on the way to one address of a relay draws no answer from
+// another one.
+func TestReplayToAnotherListener(t *testing.T) {
+	m := NewMemory()
+	share := func(cfg *ListenerConfig) { cfg.Memory = m }
+	first := startRelay(t, share)
+	second := startRelay(t, func(cfg *ListenerConfig) { cfg.Memory, cfg.Key = m, first.key })
+	carriers, _ := first.answer(t, wire.Accept{})
+	n := new(tape)
+	client, _, err := first.dialer(t, n).Dial(testContext(t), first.route(), testHello())
+	if err != nil {
+		t.Fatal(err)
+	}
+	relay := <-carriers
+	defer relay.Close()
+	defer client.Close()
+	probe, err := net.Dial("udp", second.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer probe.Close()
+	up, _ := n.tapes()
+	for _, d := range up {
+		if _, err := probe.Write(d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deadline := time.Now().Add(patience)
+	for second.Stats().Replayed < uint64(len(up)) && time.Now().Before(deadline) {
+		runtime.Gosched()
+	}
+	probe.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	var b [2048]byte
+	if n, err := probe.Read(b[:]); err == nil {
+		t.Errorf("an answer of %d bytes", n)
+	}
+	if st := second.Stats(); st.Replayed != uint64(len(up)) || st.Conns != 0 {
+		t.Errorf("stats are %+v", st)
+	}
+}
+
 // TestLooks checks what an observer sees of a dial: no two datagrams begin
 // alike, and the first ones have no size in common.
 func TestLooks(t *testing.T) {
@@ -198,7 +240,7 @@ func TestManInTheMiddle(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer socket.Close()
-	tr := &quicgo.Transport{Conn: newSocket(socket, relayScrambler(public))}
+	tr := &quicgo.Transport{Conn: newSocket(socket, relayScrambler(public, NewMemory()))}
 	defer tr.Close()
 	cert, err := anyCertificate()
 	if err != nil {
@@ -366,7 +408,7 @@ func TestSocketKinds(t *testing.T) {
 		return c
 	}
 	a, b := listen(), listen()
-	client, relay := newPlainSocket(a, clientScrambler(key)), newPlainSocket(b, relayScrambler(key))
+	client, relay := newPlainSocket(a, clientScrambler(key)), newPlainSocket(b, relayScrambler(key, NewMemory()))
 	for _, size := range []int{1, 40, 1200, 1452} {
 		want := append([]byte{0x41}, bytes.Repeat([]byte{byte(size)}, size-1)...)
 		if n, err := client.WriteTo(want, b.LocalAddr()); n != size || err != nil {
