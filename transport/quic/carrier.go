@@ -182,11 +182,14 @@ func (c *carrier) write(batch []transport.Frame) (n int, err error) {
 		}
 	}
 	lane := laneOf(batch[0].Lane)
+	joins := func() bool { // a datagram only if it was too large for one
+		return n == 0 || n < len(batch) && laneOf(batch[n].Lane) == lane && batch[n].Lane != transport.LaneDatagram
+	}
 	c.buf = c.buf[:0]
-	for n < len(batch) && len(c.buf) < maxWrite-wire.MaxFrame && (n == 0 || laneOf(batch[n].Lane) == lane && batch[n].Lane != transport.LaneDatagram) {
+	for joins() && len(c.buf) < maxWrite-wire.MaxFrame {
 		start := len(c.buf)
 		c.buf = append(c.buf, 0, 0)
-		for n < len(batch) && laneOf(batch[n].Lane) == lane && len(c.buf)-start-2+len(batch[n].Data) <= wire.MaxFrame {
+		for joins() && len(c.buf)-start-2+len(batch[n].Data) <= wire.MaxFrame {
 			c.buf = append(c.buf, batch[n].Data...)
 			n++
 		}

@@ -348,6 +348,23 @@ func TestDatagrams(t *testing.T) {
 	}
 }
 
+// A datagram that fits a QUIC packet does not wait in a stream, also not behind
+// frames of the lane that takes those that do not fit.
+func TestDatagramsAreNotPutIntoStreams(t *testing.T) {
+	client, relay := pair(t, nil)
+	exchange(t, client, relay)
+	c := relay.(*carrier)
+	<-c.turn
+	defer func() { c.turn <- struct{}{} }()
+	f := make([]byte, 100)
+	for _, lane := range []transport.Lane{1, 2 * laneStreams, transport.LaneDatagram} {
+		batch := []transport.Frame{{Lane: lane, Data: f}, {Lane: transport.LaneDatagram, Data: f}}
+		if n, err := c.write(batch); n != 1 || err != nil {
+			t.Errorf("after lane %d: %d frames were written at once, %v", lane, n, err)
+		}
+	}
+}
+
 func TestListenerConfig(t *testing.T) {
 	p256, _ := ecdh.P256().GenerateKey(rand.Reader)
 	listen := func(context.Context) (net.PacketConn, error) { return nil, errors.New("port is taken") }
