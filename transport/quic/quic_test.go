@@ -442,3 +442,62 @@ func TestEarlyBound(t *testing.T) {
 		runtime.Gosched()
 	}
 }
+
+// All connections together widen their windows up to a bound, and what one had is
+// free again when it has ended.
+func TestWindowBound(t *testing.T) {
+	key, _ := ecdh.X25519().GenerateKey(rand.Reader)
+	l, err := NewListener(ListenerConfig{Listen: func(context.Context) (net.PacketConn, error) { return nil, nil }, Key: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	place := func() *place {
+		ctx, err := l.admit(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ctx.Value(placeKey{}).(*place)
+	}
+	a, b := place(), place()
+	if !a.widen(maxWide-1) || b.widen(2) || !b.widen(1) || a.widen(1) {
+		t.Errorf("the windows are wider by %d bytes, want %d at most", l.wide.Load(), maxWide)
+	}
+	a.leave()
+	if a.widen(1) || !b.widen(maxWide-1) {
+		t.Error("what a connection had is not free, or it had more after its end")
+	}
+	b.leave()
+	if n := l.wide.Load(); n != 0 {
+		t.Errorf("%d bytes are counted for nobody", n)
+	}
+}
+
+// An upload widens its connection's window, as long as the connection lives.
+func TestUploadWidens(t *testing.T) {
+	r := startRelay(t, nil)
+	carriers, _ := r.answer(t, wire.Accept{})
+	client, _, err := r.dialer(t, nil).Dial(testContext(t), r.route(), testHello())
+	if err != nil {
+		t.Fatal(err)
+	}
+	relay := <-carriers
+	go func() {
+		f := transport.Frame{Lane: 2, Data: make([]byte, wire.MaxFrame)}
+		for client.WriteFrames([]transport.Frame{f, f, f, f}) == nil {
+		}
+	}()
+	ctx := testContext(t)
+	for buf := make([]byte, 64<<10); r.wide.Load() == 0 && ctx.Err() == nil; {
+		if _, err := relay.ReadFrames(buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client.Close()
+	relay.Close()
+	for r.Stats().Conns != 0 && ctx.Err() == nil {
+		runtime.Gosched()
+	}
+	if n := r.wide.Load(); n != 0 || ctx.Err() != nil {
+		t.Errorf("after its end %d bytes are counted: %v", n, ctx.Err())
+	}
+}
