@@ -37,6 +37,10 @@ const (
 	DefaultMaxSessions = 1024
 	// DefaultMaxPerInvite is enough for one person's devices and their restarts.
 	DefaultMaxPerInvite = 16
+	// maxCarriers of one session at a time: with DefaultMaxPerInvite no invite takes
+	// more than half of what a quic listener serves. A client has one or some, and
+	// its hello names those that died.
+	maxCarriers = 32
 )
 
 // Gate judges the token of a hello. It is called for every hello of everyone
@@ -153,6 +157,7 @@ func (r *Relay) accept(ctx context.Context, l transport.Listener) error {
 var (
 	errNotOurs = errors.New("hello carries a token that this relay did not issue")
 	errBusy    = errors.New("too many sessions")
+	errCrowded = errors.New("too many carriers of one session")
 )
 
 // serve answers one hello and stays with its carrier until it ends.
@@ -206,6 +211,9 @@ func (r *Relay) join(ctx context.Context, h *wire.Hello) (e *entry, known bool, 
 			return nil, false, err
 		}
 		e = r.start(ctx, k)
+	}
+	if e.attached >= maxCarriers {
+		return nil, false, errCrowded
 	}
 	e.attached++
 	return e, known, nil

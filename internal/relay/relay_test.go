@@ -290,6 +290,44 @@ func TestSessionsAreBounded(t *testing.T) {
 	})
 }
 
+// One session has so many carriers and no more, until one of them ends.
+func TestCarriersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, d := start(t, Config{})
+		h := &wire.Hello{Secret: [32]byte{1}}
+		h.Token[0] = 'a'
+		var carriers []transport.Carrier
+		dial := func() wire.Status {
+			h.Carrier++
+			c, a, err := d.Dial(t.Context(), transport.Route{}, h)
+			if se, ok := errors.AsType[*wire.StatusError](err); ok {
+				return se.Status
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			carriers = append(carriers, c)
+			return a.Status
+		}
+		for i := range maxCarriers {
+			if s := dial(); s != wire.StatusOK {
+				t.Fatalf("carrier %d: %v", i, s)
+			}
+		}
+		if s := dial(); s != wire.StatusBusy {
+			t.Errorf("one more: %v", s)
+		}
+		carriers[0].Close()
+		synctest.Wait()
+		if s := dial(); s != wire.StatusOK {
+			t.Errorf("after one has ended: %v", s)
+		}
+		for _, c := range carriers {
+			c.Close()
+		}
+	})
+}
+
 func TestSessionLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, d := start(t, Config{SessionLife: time.Minute})
