@@ -35,5 +35,5 @@
 //
 // Nobody without S draws a datagram from a relay. Who has S, but no invite,
 // costs at most one of a bounded number of places, for some seconds and at most
-// 256 KiB. A carrier goes on when the client's address changes.
+// half a MiB; one address holds a quarter of those places at most. A carrier goes on when the client's address changes.
 package quic

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,10 +37,14 @@ type ListenerConfig struct {
 const (
 	defaultMaxConns = 1024
 	// maxEarly bounds the connections that have not said hello yet, each of which
-	// may hold 256 KiB. Half of that many, and whoever comes has to prove that his
+	// may hold 256 KiB of streams, and 128 datagrams. Half of that many, and whoever comes has to prove that his
 	// address is his own first (RFC 9000, section 8.1.2).
-	maxEarly    = 128
-	earlyWindow = 256 << 10
+	maxEarly = 128
+	// maxEarlyFrom bounds those from one address, or IPv6 network of 64 bits: many
+	// homes may share one, and nobody takes all places with a single one. Only who
+	// knows S can measure it.
+	maxEarlyFrom = 32
+	earlyWindow  = 256 << 10
 	// maxWide bounds by how much the receive windows of all connections together
 	// are wider than that, in bytes: a client can fill a window that only a missing
 	// packet keeps from being read. Eight clients can upload at the full rate at a
@@ -72,6 +77,8 @@ type Listener struct {
 
 	conns, early                 atomic.Int64
 	wide                         atomic.Uint64 // bytes, see maxWide
+	mu                           sync.Mutex
+	earlyFrom                    map[netip.Prefix]int
 	carriers, noHello, dataBytes atomic.Uint64
 	scrambler                    atomic.Pointer[scrambler] // while it runs
 }
@@ -99,7 +106,10 @@ func NewListener(cfg ListenerConfig) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("quic listener: %w", err)
 	}
-	return &Listener{cfg: cfg, log: cfg.Logger, cert: cert, pending: make(chan *pending), closed: make(chan struct{})}, nil
+	return &Listener{
+		cfg: cfg, log: cfg.Logger, cert: cert,
+		pending: make(chan *pending), closed: make(chan struct{}), earlyFrom: map[netip.Prefix]int{},
+	}, nil
 }
 
 // anyCertificate makes one that says nothing. Only who knows S sees it, and
@@ -117,6 +127,7 @@ func anyCertificate() (tls.Certificate, error) {
 // place is what a connection holds of the relay's bounds.
 type place struct {
 	l     *Listener
+	from  netip.Prefix
 	early sync.Once
 
 	mu   sync.Mutex
@@ -128,7 +139,7 @@ type placeKey struct{}
 
 // admit gives a connection its place, or refuses it. It is asked for the first
 // datagram of each, which nobody sent before.
-func (l *Listener) admit(ctx context.Context, _ *quicgo.ClientInfo) (context.Context, error) {
+func (l *Listener) admit(ctx context.Context, client *quicgo.ClientInfo) (context.Context, error) {
 	if l.conns.Add(1) > int64(l.cfg.MaxConns) {
 		l.conns.Add(-1)
 		return nil, errBusy
@@ -138,15 +149,55 @@ func (l *Listener) admit(ctx context.Context, _ *quicgo.ClientInfo) (context.Con
 		l.conns.Add(-1)
 		return nil, errBusy
 	}
-	p := &place{l: l}
+	p := &place{l: l, from: network(client.RemoteAddr)}
+	if !l.come(p.from) {
+		l.early.Add(-1)
+		l.conns.Add(-1)
+		return nil, errBusy
+	}
 	context.AfterFunc(ctx, p.leave)
 	return context.WithValue(ctx, placeKey{}, p), nil
 }
 
 var errBusy = errors.New("too many connections")
 
+// network is whose bound maxEarlyFrom is.
+func network(addr net.Addr) netip.Prefix {
+	udp, ok := addr.(*net.UDPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	ip := udp.AddrPort().Addr().Unmap()
+	bits := ip.BitLen()
+	if ip.Is6() {
+		bits = 64
+	}
+	p, _ := ip.WithZone("").Prefix(bits)
+	return p
+}
+
+// come counts one more from a network, if it may have one.
+func (l *Listener) come(from netip.Prefix) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.earlyFrom[from] >= maxEarlyFrom {
+		return false
+	}
+	l.earlyFrom[from]++
+	return true
+}
+
 // said notes that the connection has said hello.
-func (p *place) said() { p.early.Do(func() { p.l.early.Add(-1) }) }
+func (p *place) said() {
+	p.early.Do(func() {
+		p.l.early.Add(-1)
+		p.l.mu.Lock()
+		defer p.l.mu.Unlock()
+		if p.l.earlyFrom[p.from]--; p.l.earlyFrom[p.from] <= 0 {
+			delete(p.l.earlyFrom, p.from)
+		}
+	})
+}
 
 // widen asks for a receive window that is wider by so many bytes.
 func (p *place) widen(delta uint64) bool {

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	quicgo "github.com/quic-go/quic-go"
+
 	"busel/internal/wire"
 	"busel/transport"
 	"busel/transport/transporttest"
@@ -421,21 +423,40 @@ func TestEarlyBound(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var last context.Context
-	for i := range maxEarly {
-		if last, err = l.admit(ctx, nil); err != nil {
-			t.Fatalf("connection %d: %v", i, err)
+	admit := func(ip string, i int) (err error) {
+		addr := &net.UDPAddr{IP: net.ParseIP(ip), Port: i}
+		if addr.IP.To4() == nil {
+			addr.IP[15] = byte(i) // of one network
+		}
+		c, err := l.admit(ctx, &quicgo.ClientInfo{RemoteAddr: addr})
+		if err == nil {
+			last = c
+		}
+		return err
+	}
+	for _, ip := range []string{"192.0.2.1", "2001:db8::", "2001:db8:0:1::", "192.0.2.2"} {
+		for i := range maxEarlyFrom {
+			if err := admit(ip, i); err != nil {
+				t.Fatalf("connection %d from %s: %v", i, ip, err)
+			}
+		}
+		if admit(ip, maxEarlyFrom) == nil {
+			t.Errorf("one more from %s was admitted", ip)
 		}
 	}
-	if _, err := l.admit(ctx, nil); err == nil {
-		t.Error("one more was admitted")
+	if admit("192.0.2.3", 0) == nil {
+		t.Errorf("more than %d were admitted", maxEarly)
 	}
 	last.Value(placeKey{}).(*place).said()
-	if _, err := l.admit(ctx, nil); err != nil {
+	if err := admit("192.0.2.2", 0); err != nil {
 		t.Errorf("after a hello: %v", err)
 	}
 	cancel()
 	deadline := time.Now().Add(patience)
-	for l.conns.Load() != 0 || l.early.Load() != 0 {
+	for left := -1; left != 0 || l.conns.Load() != 0 || l.early.Load() != 0; {
+		l.mu.Lock()
+		left = len(l.earlyFrom)
+		l.mu.Unlock()
 		if time.Now().After(deadline) {
 			t.Fatalf("%d connections, %d early, are still counted", l.conns.Load(), l.early.Load())
 		}
@@ -452,7 +473,7 @@ func TestWindowBound(t *testing.T) {
 		t.Fatal(err)
 	}
 	place := func() *place {
-		ctx, err := l.admit(t.Context(), nil)
+		ctx, err := l.admit(t.Context(), new(quicgo.ClientInfo))
 		if err != nil {
 			t.Fatal(err)
 		}
