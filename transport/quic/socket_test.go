@@ -176,6 +176,7 @@ func TestReplayToAnotherListener(t *testing.T) {
 	}
 	defer probe.Close()
 	up, _ := n.tapes()
+	up = up[:2] // the ClientHello, which has arrived for certain
 	for _, d := range up {
 		if _, err := probe.Write(d); err != nil {
 			t.Fatal(err)
