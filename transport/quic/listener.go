@@ -36,9 +36,10 @@ type ListenerConfig struct {
 
 const (
 	defaultMaxConns = 1024
-	// maxEarly bounds the connections that have not said hello yet, each of which
-	// may hold 256 KiB of streams, and 128 datagrams. Half of that many, and whoever comes has to prove that his
-	// address is his own first (RFC 9000, section 8.1.2).
+	// maxEarly bounds the connections that are not carriers, or not yet, each of
+	// which may hold 256 KiB of streams, and 128 datagrams. Half of that many, and
+	// whoever comes has to prove that his address is his own first (RFC 9000,
+	// section 8.1.2).
 	maxEarly = 128
 	// maxEarlyFrom bounds those from one address, or IPv6 network of 64 bits: many
 	// homes may share one, and nobody takes all places with a single one. Only who
@@ -187,8 +188,8 @@ func (l *Listener) come(from netip.Prefix) bool {
 	return true
 }
 
-// said notes that the connection has said hello.
-func (p *place) said() {
+// settle notes that the connection is a carrier, or over.
+func (p *place) settle() {
 	p.early.Do(func() {
 		p.l.early.Add(-1)
 		p.l.mu.Lock()
@@ -216,7 +217,7 @@ func (p *place) widen(delta uint64) bool {
 
 // leave gives everything back.
 func (p *place) leave() {
-	p.said()
+	p.settle()
 	p.mu.Lock()
 	p.left = true
 	p.l.wide.Add(-p.wide)
@@ -353,9 +354,6 @@ func (l *Listener) hear(conn *quicgo.Conn) (*pending, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p, ok := conn.Context().Value(placeKey{}).(*place); ok {
-		p.said()
-	}
 	p := &pending{l: l, conn: conn, control: s, noise: hs, answered: make(chan *carrier, 1)}
 	p.hello, err = wire.ParseHello(payload)
 	if errors.Is(err, wire.ErrVersion) {
@@ -441,6 +439,9 @@ func (p *pending) answer(a *wire.Accept) (*carrier, error) {
 	}
 	if full.Status.Refused() {
 		return nil, nil
+	}
+	if place, ok := p.conn.Context().Value(placeKey{}).(*place); ok {
+		place.settle()
 	}
 	p.l.carriers.Add(1)
 	return newCarrier(p.conn, p.control), nil

@@ -413,8 +413,8 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// Connections that say no hello have fewer places, and leave them when they say
-// one or end.
+// Connections that are not carriers have fewer places, and leave them when they
+// become one or end.
 func TestEarlyBound(t *testing.T) {
 	key, _ := ecdh.X25519().GenerateKey(rand.Reader)
 	l, err := NewListener(ListenerConfig{Listen: func(context.Context) (net.PacketConn, error) { return nil, nil }, Key: key})
@@ -447,9 +447,9 @@ func TestEarlyBound(t *testing.T) {
 	if admit("192.0.2.3", 0) == nil {
 		t.Errorf("more than %d were admitted", maxEarly)
 	}
-	last.Value(placeKey{}).(*place).said()
+	last.Value(placeKey{}).(*place).settle()
 	if err := admit("192.0.2.2", 0); err != nil {
-		t.Errorf("after a hello: %v", err)
+		t.Errorf("after one became a carrier: %v", err)
 	}
 	cancel()
 	deadline := time.Now().Add(patience)
@@ -461,6 +461,38 @@ func TestEarlyBound(t *testing.T) {
 			t.Fatalf("%d connections, %d early, are still counted", l.conns.Load(), l.early.Load())
 		}
 		runtime.Gosched()
+	}
+}
+
+// A hello that nobody has judged is worth nothing: who knows S can say one.
+func TestUnjudgedIsEarly(t *testing.T) {
+	r := startRelay(t, nil)
+	dialled := make(chan transport.Carrier, 1)
+	d := r.dialer(t, nil)
+	go func() {
+		c, _, err := d.Dial(testContext(t), r.route(), testHello())
+		if err != nil {
+			t.Error(err)
+		}
+		dialled <- c
+	}()
+	p, err := r.Accept(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := r.early.Load(); n != 1 {
+		t.Errorf("%d early connections before the answer, want 1", n)
+	}
+	c, err := p.Answer(&wire.Accept{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := r.early.Load(); n != 0 {
+		t.Errorf("%d early connections after the answer", n)
+	}
+	c.Close()
+	if c := <-dialled; c != nil {
+		c.Close()
 	}
 }
 
