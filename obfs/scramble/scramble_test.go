@@ -112,7 +112,7 @@ func TestLooksLikeNothing(t *testing.T) {
 	}
 }
 
-// Lengths of what opens a connection are spread, and half pass any path.
+// Lengths of what opens a connection are spread, and most pass any path.
 func TestFiller(t *testing.T) {
 	lengths, safe := map[int]int{}, 0
 	for range 10000 {
@@ -126,7 +126,7 @@ func TestFiller(t *testing.T) {
 			t.Fatalf("%d bytes", n)
 		}
 	}
-	if len(lengths) < 90 || safe < 4500 {
+	if len(lengths) < 90 || safe < 7300 || safe > 7900 {
 		t.Errorf("%d lengths, %d of 10,000 safe", len(lengths), safe)
 	}
 	for _, tt := range []struct {

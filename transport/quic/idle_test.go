@@ -19,6 +19,7 @@ import (
 // memNetwork carries datagrams between sockets in memory, with a delay.
 type memNetwork struct {
 	delay time.Duration
+	most  int // longer datagrams are lost; 0: none are
 	mu    sync.Mutex
 	ports map[string]*memSocket
 	sent  int
@@ -63,7 +64,7 @@ func (s *memSocket) WriteTo(b []byte, addr net.Addr) (int, error) {
 	s.net.sent++
 	s.net.mu.Unlock()
 	d := memDatagram{append([]byte(nil), b...), s.addr}
-	if to != nil {
+	if to != nil && (s.net.most == 0 || len(b) <= s.net.most) {
 		time.AfterFunc(s.net.delay, func() {
 			select {
 			case to.in <- d:
@@ -225,4 +226,52 @@ func TestSlowClock(t *testing.T) {
 		}
 		d.Close()
 	})
+}
+
+// TestNarrowPath: dials get through where nothing passes that is longer than
+// IPv6's least MTU allows.
+func TestNarrowPath(t *testing.T) {
+	const dials, most = 200, 6
+	failed := 0
+	for range dials {
+		synctest.Test(t, func(t *testing.T) {
+			if err := dialOver(t, &memNetwork{delay: 50 * time.Millisecond, most: 1280 - 40 - 8, ports: map[string]*memSocket{}}); err != nil {
+				failed++
+			}
+		})
+	}
+	if failed > most {
+		t.Errorf("%d of %d dials failed, want %d at most", failed, dials, most)
+	}
+}
+
+// dialOver dials a relay of its own over n.
+func dialOver(t *testing.T, n *memNetwork) error {
+	key, err := ecdh.X25519().NewPrivateKey(append(make([]byte, 31), 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket, _ := n.ListenPacket(t.Context(), "", "")
+	l, err := NewListener(ListenerConfig{Key: key, Listen: func(context.Context) (net.PacketConn, error) { return socket, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := NewDialer(DialerConfig{PublicKey: [32]byte(key.PublicKey().Bytes()), Network: n})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = l.Run(ctx) })
+	wg.Go(func() {
+		if p, err := l.Accept(ctx); err == nil {
+			_, _ = p.Answer(&wire.Accept{})
+		}
+	})
+	_, _, err = d.Dial(ctx, transport.Route{Address: socket.LocalAddr().String()}, &wire.Hello{})
+	d.Close()
+	cancel()
+	wg.Wait()
+	time.Sleep(time.Minute) // what quic-go remembers of closed connections
+	return err
 }

@@ -204,7 +204,7 @@ func TestLooks(t *testing.T) {
 	count := 0
 	r := startRelay(t, nil)
 	r.answer(t, wire.Accept{})
-	for range 12 {
+	for range 40 {
 		n := new(tape)
 		c, _, err := r.dialer(t, n).Dial(testContext(t), r.route(), testHello())
 		if err != nil {
