@@ -42,6 +42,8 @@ func classify(err error) transport.Failure {
 		return transport.Timeout
 	case isTransport && transportErr.ErrorCode == quicgo.ConnectionRefused:
 		return transport.Refused // it has too much to do, or is about to stop
+	case isTransport && !transportErr.Remote && transportErr.ErrorCode == quicgo.InternalError:
+		return "" // the socket's: nothing could be sent
 	case isTransport:
 		return transport.ClosedEarly
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,6 +24,7 @@ type memNetwork struct {
 	mu    sync.Mutex
 	ports map[string]*memSocket
 	sent  int
+	fault error // of whoever sends
 }
 
 type memSocket struct {
@@ -60,9 +62,12 @@ func (n *memNetwork) count() int {
 
 func (s *memSocket) WriteTo(b []byte, addr net.Addr) (int, error) {
 	s.net.mu.Lock()
-	to := s.net.ports[addr.String()]
+	to, err := s.net.ports[addr.String()], s.net.fault
 	s.net.sent++
 	s.net.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
 	d := memDatagram{append([]byte(nil), b...), s.addr}
 	if to != nil && (s.net.most == 0 || len(b) <= s.net.most) {
 		time.AfterFunc(s.net.delay, func() {
@@ -235,7 +240,8 @@ func TestNarrowPath(t *testing.T) {
 	failed := 0
 	for range dials {
 		synctest.Test(t, func(t *testing.T) {
-			if err := dialOver(t, &memNetwork{delay: 50 * time.Millisecond, most: 1280 - 40 - 8, ports: map[string]*memSocket{}}); err != nil {
+			n := &memNetwork{delay: 50 * time.Millisecond, most: 1280 - 40 - 8, ports: map[string]*memSocket{}}
+			if err := dialOver(t, n, func(client, relay transport.Carrier) {}); err != nil {
 				failed++
 			}
 		})
@@ -245,8 +251,51 @@ func TestNarrowPath(t *testing.T) {
 	}
 }
 
-// dialOver dials a relay of its own over n.
-func dialOver(t *testing.T, n *memNetwork) error {
+// TestNoRoute: a carrier lives on when nothing can be sent for a moment, as while
+// a device changes its network, and a dial fails at once.
+func TestNoRoute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &memNetwork{delay: 50 * time.Millisecond, ports: map[string]*memSocket{}}
+		broken := func(err error) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.fault = err
+		}
+		err := dialOver(t, n, func(client, relay transport.Carrier) {
+			exchange(t, client, relay)
+			broken(&net.OpError{Op: "write", Err: os.NewSyscallError("sendto", syscall.ENETUNREACH)})
+			ping := (&wire.Frame{Type: wire.Ping}).Append(nil)
+			for _, c := range []transport.Carrier{client, relay} {
+				if err := c.WriteFrames([]transport.Frame{{Data: ping}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(2 * time.Second)
+			broken(nil)
+			var buf [wire.MaxFrame]byte
+			for _, c := range []transport.Carrier{client, relay} {
+				if got, err := c.ReadFrames(buf[:]); err != nil || string(buf[:got]) != string(ping) {
+					t.Errorf("got %x, %v", buf[:got], err)
+				}
+			}
+			broken(syscall.ENETUNREACH)
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		start := time.Now()
+		err = dialOver(t, n, nil)
+		if de, ok := errors.AsType[*transport.DialError](err); !ok || de.Failure != "" || time.Since(start) > afterDial {
+			t.Errorf("without a route: %v after %v", err, time.Since(start))
+		}
+	})
+}
+
+// afterDial is for what quic-go remembers of closed connections.
+const afterDial = time.Minute
+
+// dialOver dials a relay of its own over n and does something with the carrier.
+func dialOver(t *testing.T, n *memNetwork, do func(client, relay transport.Carrier)) error {
 	key, err := ecdh.X25519().NewPrivateKey(append(make([]byte, 31), 1))
 	if err != nil {
 		t.Fatal(err)
@@ -262,16 +311,21 @@ func dialOver(t *testing.T, n *memNetwork) error {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
+	carriers := make(chan transport.Carrier, 1)
 	wg.Go(func() { _ = l.Run(ctx) })
 	wg.Go(func() {
 		if p, err := l.Accept(ctx); err == nil {
-			_, _ = p.Answer(&wire.Accept{})
+			c, _ := p.Answer(&wire.Accept{})
+			carriers <- c
 		}
 	})
-	_, _, err = d.Dial(ctx, transport.Route{Address: socket.LocalAddr().String()}, &wire.Hello{})
+	client, _, err := d.Dial(ctx, transport.Route{Address: socket.LocalAddr().String()}, &wire.Hello{})
+	if err == nil {
+		do(client, <-carriers)
+	}
 	d.Close()
 	cancel()
 	wg.Wait()
-	time.Sleep(time.Minute) // what quic-go remembers of closed connections
+	time.Sleep(afterDial)
 	return err
 }

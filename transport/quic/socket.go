@@ -3,9 +3,12 @@ package quic
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"busel/obfs/scramble"
@@ -90,6 +93,19 @@ func (s *scrambler) seal(dst, packet, random []byte) []byte {
 	return s.out.Seal(dst, packet, random[:scramble.NonceLen], filler, stamp)
 }
 
+// unsent is what becomes of an error in sending. quic-go ends a connection at any
+// but those that it asks for: size and segmentation. While a device changes its
+// network there is no route for a moment, and a firewall whose table is full says
+// EPERM: such a datagram counts as lost, once the other end has been heard. Before
+// that, nothing is gained by waiting.
+func (s *scrambler) unsent(err error) error {
+	passing := []error{syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.EPERM}
+	if s.heard.Load() && slices.ContainsFunc(passing, func(e error) bool { return errors.Is(err, e) }) {
+		return nil
+	}
+	return err
+}
+
 // plainSocket scrambles on any socket, one datagram at a time.
 type plainSocket struct {
 	net.PacketConn
@@ -122,7 +138,9 @@ func (p *plainSocket) WriteTo(b []byte, addr net.Addr) (int, error) {
 	}
 	out := make([]byte, 0, len(b)+scramble.Overhead+scramble.MaxFiller)
 	if _, err := p.PacketConn.WriteTo(p.seal(out, b, random[:]), addr); err != nil {
-		return 0, err
+		if err = p.unsent(err); err != nil {
+			return 0, err
+		}
 	}
 	return len(b), nil
 }

@@ -101,7 +101,9 @@ func (b *batchSocket) WriteMsgUDP(packets, oob []byte, addr *net.UDPAddr) (n, oo
 		}
 	}
 	if _, _, err := b.UDPConn.WriteMsgUDP(o.data, control, addr); err != nil {
-		return 0, 0, err
+		if err = b.unsent(err); err != nil {
+			return 0, 0, err
+		}
 	}
 	return len(packets), len(oob), nil
 }
