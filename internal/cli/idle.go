@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"runtime"
 	"runtime/debug"
 	"time"
 )
@@ -26,6 +27,7 @@ func ReleaseWhenIdle(ctx context.Context, moved func() uint64) error {
 		}
 		now := moved()
 		if now == last && now != released {
+			runtime.GC() // what lies in a sync.Pool survives one collection
 			debug.FreeOSMemory()
 			released = now
 		}
