@@ -71,8 +71,15 @@ func TestTenThousandConnections(t *testing.T) {
 			n = descriptors(t, c.program)
 			return n <= files+4 // what the relay's carriers do meanwhile
 		})
+		least := m
+		defer func() {
+			if t.Failed() {
+				t.Logf("%s: never less than %.1f MiB", kind.name, float64(least)/(1<<20))
+			}
+		}()
 		eventually(t, time.Minute, kind.name+": memory returns", func() bool {
 			m = resident(t, c.program)
+			least = min(least, m)
 			return m <= memory+mostKept
 		})
 		t.Logf("%s: afterwards %d descriptors, %.1f MiB", kind.name, n, float64(m)/(1<<20))
