@@ -46,9 +46,15 @@ func TestCarrier(t *testing.T, makePair func(t *testing.T) (client, relay transp
 func first(t *testing.T, client, relay transport.Carrier) {
 	t.Helper()
 	r := reader{c: relay}
-	go client.WriteFrames([]transport.Frame{{Data: (&wire.Frame{Type: wire.Ping}).Append(nil)}})
+	written := make(chan error, 1)
+	go func() {
+		written <- client.WriteFrames([]transport.Frame{{Data: (&wire.Frame{Type: wire.Ping}).Append(nil)}})
+	}()
 	if f := r.next(t); f.Type != wire.Ping {
 		t.Fatalf("first frame is %v", f.Type)
+	}
+	if err := <-written; err != nil { // the next caller must not overlap
+		t.Fatalf("WriteFrames: %v", err)
 	}
 }
 
