@@ -28,7 +28,7 @@ import (
 )
 
 // patience is how long a test waits for what should come at once.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 var loopback = []netip.Prefix{
 	netip.MustParsePrefix("127.0.0.0/8"),

@@ -29,7 +29,7 @@ import (
 )
 
 // patience bounds what must happen soon.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 const coverName = "www.cover.example"
 

@@ -14,7 +14,7 @@ import (
 )
 
 // patience is how long the suite waits for what must happen at once.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // TestCarrier runs the conformance suite. makePair returns two connected live
 // carriers and registers their Close with t.Cleanup.
