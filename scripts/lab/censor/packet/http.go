@@ -74,10 +74,17 @@ func more(stream []byte) error {
 	return ErrMore
 }
 
-// hostname is host without its port, in lower case.
+// hostname is host without its port, in lower case. Only ASCII has cases here: what
+// is no UTF-8 stays as long as it is.
 func hostname(host string) string {
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
 		host = host[:i]
 	}
-	return strings.ToLower(host)
+	lower := []byte(host)
+	for i, c := range lower {
+		if 'A' <= c && c <= 'Z' {
+			lower[i] = c + 'a' - 'A'
+		}
+	}
+	return string(lower)
 }
