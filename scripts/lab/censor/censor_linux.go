@@ -29,6 +29,8 @@ type Port interface {
 // two goroutines, one per direction.
 type Judge interface {
 	Judge(now time.Time, d rule.Direction, packet []byte) rule.Verdict
+	// Counts says what each of its rules did.
+	Counts() []rule.Count
 }
 
 // Config says what to forward and how.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"busel/internal/control"
+	"busel/scripts/lab/censor/rule"
 )
 
 // Control answers requests of package control about a censor that runs:
@@ -48,11 +49,12 @@ func (c *Control) Serve(ctx context.Context, path string, ready func(), log *slo
 
 // Status is the answer to every request.
 type Status struct {
-	Up            Way      `json:"up"`
-	Down          Way      `json:"down"`
-	Rules         []string `json:"rules"`
-	Capture       string   `json:"capture,omitempty"`
-	CaptureMissed uint64   `json:"capture_missed,omitempty"` // packets beyond the limit, of the last that ended
+	Up            Way          `json:"up"`
+	Down          Way          `json:"down"`
+	Rules         []string     `json:"rules"`
+	Counts        []rule.Count `json:"counts,omitempty"` // what each rule did
+	Capture       string       `json:"capture,omitempty"`
+	CaptureMissed uint64       `json:"capture_missed,omitempty"` // packets beyond the limit, of the last that ended
 }
 
 // Way is one direction of a [Status].
@@ -152,6 +154,9 @@ func (c *Control) status() Status {
 	up, down := c.censor.Links()
 	s.Up.Link, s.Down.Link = up.Text(), down.Text()
 	s.Up.Counters, s.Down.Counters = c.censor.Counters()
+	if j := c.censor.judge.Load(); j != nil {
+		s.Counts = (*j).Counts()
+	}
 	if c.capture != nil {
 		s.Capture = c.capture.Path()
 	}

@@ -57,7 +57,7 @@ func TestControl(t *testing.T) {
 		t.Errorf("%+v", down)
 	}
 	s, err = ask("rules", RulesArgs{Files: []string{"a.toml", "b.toml"}})
-	if err != nil || len(s.Rules) != 2 || len(loaded) != 1 || c.judge.Load() == nil {
+	if err != nil || len(s.Rules) != 2 || len(loaded) != 1 || c.judge.Load() == nil || len(s.Counts) != 1 || s.Counts[0].Packets != 7 {
 		t.Errorf("%+v, %v, loaded %q", s, err, loaded)
 	}
 	if s, err = ask("rules", RulesArgs{}); err != nil || len(s.Rules) != 0 || c.judge.Load() != nil {

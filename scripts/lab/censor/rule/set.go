@@ -37,9 +37,13 @@ type Verdict struct {
 // A Count is what a rule did. Packets and bytes are those that it acted on, or
 // that belonged to what it holds; bytes are of IP.
 type Count struct {
-	File, Rule            string
-	Flows, Packets, Bytes uint64
-	Dropped, Injected     uint64 // packets
+	File     string `json:"file"`
+	Rule     string `json:"rule"`
+	Flows    uint64 `json:"flows"`
+	Packets  uint64 `json:"packets"`
+	Bytes    uint64 `json:"bytes"`
+	Dropped  uint64 `json:"dropped"`  // packets
+	Injected uint64 `json:"injected"` // packets
 }
 
 // Bounds of what a set remembers.
