@@ -84,3 +84,18 @@ func TestJudge(t *testing.T) {
 		t.Error("Bad is wrong")
 	}
 }
+
+func TestFailures(t *testing.T) {
+	day := func(first time.Duration) Day { return Day{First: first} }
+	known, bad := Failures([]Chapter{
+		{Stage: Stage{Title: "shut"}, Subject: day(Never)},
+		{Stage: Stage{Title: "good", Passable: true}, Subject: day(time.Second)},
+		{Stage: Stage{Title: "late", Passable: true}, Subject: day(3 * time.Second)},
+		{Stage: Stage{Title: "none", Passable: true}, Subject: day(Never)},
+		{Stage: Stage{Title: "said", Passable: true, Until: "it is built"}, Subject: day(Never)},
+		{Stage: Stage{Title: "better", Passable: true, Until: "it is built"}, Subject: day(time.Second)},
+	}, 2*time.Second)
+	if len(known) != 1 || len(bad) != 2 {
+		t.Errorf("known %q, bad %q", known, bad)
+	}
+}

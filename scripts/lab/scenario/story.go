@@ -27,6 +27,9 @@ type Stage struct {
 	// Passable: some way to a relay exists that the subject could use today, so
 	// that pages must come.
 	Passable bool
+	// Until is what is missing that they do, as in a [Scenario]; what comes
+	// nevertheless is welcome, since stages are short and chance has a part in them.
+	Until string
 }
 
 // Length is how long the story takes.
@@ -50,18 +53,18 @@ func minsk2020() Story {
 		Title:  "Minsk, 9-12 August 2020",
 		Source: "OONI 2020-09-16; Qurium and Human Constanta 2020-09-23; Psiphon 2020-08-20; Meduza and Bloomberg 2020-08; rows B1-B10",
 		Stages: []Stage{
-			{"Before: everything is open", 30 * time.Second, nil, Path{}, true},
-			{"9 August, morning: news sites are reset while saying hello", minute, []string{"s1-rst-gfw"}, Path{}, true},
-			{"Noon: name servers lie, and plain HTTP is led to look-alikes", minute, []string{"s1-rst-gfw", "dns-lie", "http-redirect"}, Path{}, true},
-			{"Evening: VPN protocols are dropped, and whatever looks random", minute, []string{"s1-rst-gfw", "dns-lie", "s7-fully-encrypted", "s12-protocols"}, Path{}, true},
-			{"20:00: connections to port 443 abroad are reset", 45 * time.Second, []string{"port443-rst", "dns-lie"}, mobile, true},
-			{"Night: all TLS to abroad is filtered, mobile networks are slow", minute, []string{"s1-rst-all-tls", "dns-lie"}, mobile, true},
-			{"10 August: the country is offline", 75 * time.Second, []string{"s12-shutdown"}, Path{}, false},
-			{"A window of half a minute", 30 * time.Second, []string{"s1-rst-gfw", "dns-lie"}, mobile, true},
-			{"11 August: offline again", minute, []string{"s12-shutdown"}, Path{}, false},
-			{"A window of fifteen seconds", 15 * time.Second, []string{"s1-rst-gfw", "dns-lie"}, mobile, true},
-			{"Offline until the morning", 45 * time.Second, []string{"s12-shutdown"}, Path{}, false},
-			{"12 August: back at a quarter of the rate", minute, []string{"s1-rst-gfw", "dns-lie"}, Path{Rate: StandardRate / 4}, true},
+			{"Before: everything is open", 30 * time.Second, nil, Path{}, true, ""},
+			{"9 August, morning: news sites are reset while saying hello", minute, []string{"s1-rst-gfw"}, Path{}, true, ""},
+			{"Noon: name servers lie, and plain HTTP is led to look-alikes", minute, []string{"s1-rst-gfw", "dns-lie", "http-redirect"}, Path{}, true, ""},
+			{"Evening: VPN protocols are dropped, and whatever looks random", minute, []string{"s1-rst-gfw", "dns-lie", "s7-fully-encrypted", "s12-protocols"}, Path{}, true, ""},
+			{"20:00: connections to port 443 abroad are reset", 45 * time.Second, []string{"port443-rst", "dns-lie"}, mobile, true, ""},
+			{"Night: all TLS to abroad is filtered, mobile networks are slow", minute, []string{"s1-rst-all-tls", "dns-lie"}, mobile, true, untilLatency},
+			{"10 August: the country is offline", 75 * time.Second, []string{"s12-shutdown"}, Path{}, false, ""},
+			{"A window of half a minute", 30 * time.Second, []string{"s1-rst-gfw", "dns-lie"}, mobile, true, untilLatency},
+			{"11 August: offline again", minute, []string{"s12-shutdown"}, Path{}, false, ""},
+			{"A window of fifteen seconds", 15 * time.Second, []string{"s1-rst-gfw", "dns-lie"}, mobile, true, untilLatency},
+			{"Offline until the morning", 45 * time.Second, []string{"s12-shutdown"}, Path{}, false, ""},
+			{"12 August: back at a quarter of the rate", minute, []string{"s1-rst-gfw", "dns-lie"}, Path{Rate: StandardRate / 4}, true, ""},
 		},
 	}
 }
@@ -101,16 +104,25 @@ func (d Day) cells() string {
 }
 
 // Failures lists the stages in which the subject should have got a page and did
-// not, or not within the time.
-func Failures(chapters []Chapter, within time.Duration) (all []string) {
+// not, or not within the time: those that are known to fail until something is
+// built, and the others.
+func Failures(chapters []Chapter, within time.Duration) (known, bad []string) {
 	for _, c := range chapters {
+		var failure string
 		switch {
 		case !c.Stage.Passable:
 		case c.Subject.First == Never:
-			all = append(all, fmt.Sprintf("%s: no page came (%s)", c.Stage.Title, c.Subject.Trouble))
+			failure = fmt.Sprintf("%s: no page came (%s)", c.Stage.Title, c.Subject.Trouble)
 		case c.Subject.First > within:
-			all = append(all, fmt.Sprintf("%s: the first page took %s, wanted within %s", c.Stage.Title, show(c.Subject.First), show(within)))
+			failure = fmt.Sprintf("%s: the first page took %s, wanted within %s", c.Stage.Title, show(c.Subject.First), show(within))
+		}
+		switch {
+		case failure == "":
+		case c.Stage.Until != "":
+			known = append(known, failure+" (until "+c.Stage.Until+")")
+		default:
+			bad = append(bad, failure)
 		}
 	}
-	return all
+	return known, bad
 }

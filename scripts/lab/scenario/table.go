@@ -21,6 +21,7 @@ const (
 // What is missing until a known row can be met. The words are shown in the table.
 const (
 	untilRotation = "rotation notices that a way has become slow"
+	untilLatency  = "pages overtake a running download on a path that has become slow"
 	untilBudget   = "carriers retire after a budget"
 	untilRelays   = "sessions move to another relay"
 	untilDNS      = "there is a transport over DNS"
