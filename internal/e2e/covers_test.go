@@ -141,6 +141,19 @@ func inNamespaces(t *testing.T) bool {
 	return false
 }
 
+// elsewhere is an address that is not loopback (RFC 5737). The relays of tests may
+// connect to it.
+const elsewhere = "203.0.113.80"
+
+// haveElsewhere gives it to a test in namespaces of its own. By a route, because
+// programs take what an interface has for their own machine's.
+func haveElsewhere(t *testing.T) {
+	t.Helper()
+	if out, err := exec.Command("ip", "route", "add", "local", elsewhere+"/32", "dev", "lo").CombinedOutput(); err != nil {
+		t.Fatalf("ip: %v: %s", err, out)
+	}
+}
+
 // TestBorrowedCover has a cover on an address that is not the relay's. It runs
 // in a network namespace of its own, where that address can be had.
 func TestBorrowedCover(t *testing.T) {
@@ -148,10 +161,7 @@ func TestBorrowedCover(t *testing.T) {
 	if !inNamespaces(t) {
 		return
 	}
-	const elsewhere = "203.0.113.80" // RFC 5737
-	if out, err := exec.Command("ip", "addr", "add", elsewhere+"/32", "dev", "lo").CombinedOutput(); err != nil {
-		t.Fatalf("ip: %v: %s", err, out)
-	}
+	haveElsewhere(t)
 	site := nginxtest.Run(t, nginxtest.Config{Address: elsewhere + ":8443", KeepaliveTimeout: 2 * time.Second, HeaderTimeout: 2 * time.Second})
 	var p *path
 	r := startRelay(t, relayOptions{cover: site, via: func(listen string) string { p = newPath(t, listen, 0); return p.addr() }})

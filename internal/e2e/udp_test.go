@@ -167,6 +167,45 @@ func TestUDP(t *testing.T) {
 	})
 }
 
+// TestSocksify has Dante put a program that knows nothing of proxies behind this
+// one: drill asks a name server over UDP. Dante leaves the machine's own addresses
+// alone, hence this one.
+func TestSocksify(t *testing.T) {
+	need(t, "socksify", "drill", "ip")
+	if !inNamespaces(t) {
+		return
+	}
+	haveElsewhere(t)
+	r := startRelay(t, relayOptions{})
+	c := runWith(t, "", r.invite)
+	dns := serveUDP(t, elsewhere+":0", nameServer)
+	host, port, err := net.SplitHostPort(c.proxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := filepath.Join(t.TempDir(), "socks.conf")
+	text := fmt.Sprintf(`resolveprotocol: fake
+route {
+  from: 0.0.0.0/0 to: 0.0.0.0/0 via: %s port = %s
+  protocol: tcp udp
+  proxyprotocol: socks_v5
+  method: none
+}
+`, host, port)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "socksify", "drill", "-p", fmt.Sprint(dns.Port()), "@"+elsewhere, "news.example", "A")
+	cmd.Env = append(os.Environ(), "SOCKS_CONF="+conf)
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "192.0.2.7") {
+		t.Errorf("drill: %v\n%s", err, out)
+	}
+	if n := flowsTotal(t, r); n < 1 {
+		t.Errorf("the relay has counted %d flows", n)
+	}
+}
+
 // associate asks the proxy for UDP, and returns the control connection and a
 // socket whose datagrams go to the association.
 func associate(t *testing.T, proxy string) (net.Conn, *net.UDPConn) {
