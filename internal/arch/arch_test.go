@@ -62,7 +62,7 @@ var layers = []layer{
 	{"scripts/lab/censor/rule", []string{"scripts/lab/censor/packet"}, "packets and the time in, verdicts out"},
 	{"scripts/lab/rules", []string{"scripts/lab/censor/..."}, "rule files and what checks them"},
 	{"scripts/lab/tunnel", []string{"internal/flow"}, "a plain tunnel between two openers"},
-	{"scripts/lab/scenario", []string{"internal/exit", "internal/flow", "internal/front", "scripts/lab/netns", "scripts/lab/tunnel", "transport"}, "experiments with Busel from outside, and with plain tunnels between its own proxy and exit"},
+	{"scripts/lab/scenario", []string{"internal/exit", "internal/flow", "internal/front", "scripts/lab/netns", "scripts/lab/tunnel", "scripts/lab/world", "transport"}, "experiments with Busel from outside, and with plain tunnels between its own proxy and exit"},
 	{"scripts/lab", []string{"internal/control", "internal/nginxtest", "scripts/lab/..."}, "builds the world of an experiment, and runs it"},
 }
 

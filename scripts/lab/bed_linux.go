@@ -90,7 +90,7 @@ func newBed(ctx context.Context, o bedOptions) (_ *bed, err error) {
 		return nil, err
 	}
 	b.ground = &scenario.Ground{
-		Client: w.Client, World: w.Abroad, Dir: w.Dir, Programs: o.programs,
+		Net: w, Client: w.Client, World: w.Abroad, Dir: w.Dir, Programs: o.programs,
 		Cover: cover.Address, CoverName: o.cover, Relays: relayAddresses, Exit: siteRange, Names: resolver(known), Logger: o.log,
 	}
 	return b, b.origin.WriteAuthority(scenario.Authority(w.Dir))

@@ -20,15 +20,17 @@ import (
 	"busel/internal/front"
 	"busel/scripts/lab/netns"
 	"busel/scripts/lab/tunnel"
+	"busel/scripts/lab/world"
 )
 
 // Ground is where a subject is put up: the client's namespace, and the world's, in
 // which all servers are.
 type Ground struct {
-	Client, World *netns.Namespace
-	Dir           string // private, removed by its owner
-	Programs      string // folder with client and relayd
-	Cover         string // host:port of the web site behind relays, in the world
+	Net           *world.World
+	Client, World *netns.Namespace // its sides
+	Dir           string           // its folder: private, removed with it
+	Programs      string           // folder with client and relayd
+	Cover         string           // host:port of the web site behind relays, in the world
 	CoverName     string
 	Relays        []netip.Addr // addresses that are free for relays
 	Exit          netip.Prefix // what relays may connect to
@@ -83,9 +85,10 @@ type programs struct {
 	cancel context.CancelFunc
 }
 
-// start runs cmd inside until Stop, or until ctx ends.
-func (p *programs) start(ctx context.Context, n *netns.Namespace, cmd *exec.Cmd) error {
-	if err := n.Start(cmd); err != nil {
+// start runs cmd on one side until Stop, or until ctx ends; NAME.log has what it
+// writes.
+func (p *programs) start(ctx context.Context, g *Ground, side *netns.Namespace, name string, cmd *exec.Cmd) error {
+	if err := g.Net.Program(side, name, cmd); err != nil {
 		return err
 	}
 	ended := make(chan struct{})
@@ -101,6 +104,14 @@ func (p *programs) start(ctx context.Context, n *netns.Namespace, cmd *exec.Cmd)
 		}
 	})
 	return nil
+}
+
+// Stop ends the programs and waits for them.
+func (p *programs) Stop() {
+	if p.cancel != nil {
+		p.cancel()
+	}
+	p.wg.Wait()
 }
 
 // Busel is the client and as many relays as there are addresses for, each of which
@@ -132,8 +143,8 @@ func (b *Busel) Start(ctx context.Context, g *Ground) error {
 			return err
 		}
 	}
-	client := b.program(g.Dir, "client", "run", "-dir", b.clientDir, "-listen", ProxyAddress)
-	if err := b.start(ctx, g.Client, client); err != nil {
+	client := b.program("client", "run", "-dir", b.clientDir, "-listen", ProxyAddress)
+	if err := b.start(ctx, g, g.Client, "client", client); err != nil {
 		return err
 	}
 	return awaitPort(ctx, g.Client, ProxyAddress)
@@ -161,7 +172,7 @@ func (b *Busel) startRelay(ctx context.Context, g *Ground, dir string, at netip.
 	if err := os.WriteFile(settings, []byte(edited), 0o600); err != nil {
 		return "", err
 	}
-	if err := b.start(ctx, g.World, b.program(g.Dir, "relayd", "run", "-dir", dir)); err != nil {
+	if err := b.start(ctx, g, g.World, "relayd", b.program("relayd", "run", "-dir", dir)); err != nil {
 		return "", err
 	}
 	return invite, awaitPort(ctx, g.World, at.String())
@@ -181,13 +192,9 @@ func replaceKeys(text string, values map[string]string) (string, error) {
 	return strings.Join(lines, "\n"), nil
 }
 
-// program is one of ours that runs on; it logs into the folder.
-func (b *Busel) program(dir, name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(b.bin, name), args...)
-	if log, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err == nil {
-		cmd.Stdout, cmd.Stderr = log, log
-	}
-	return cmd
+// program is one of ours.
+func (b *Busel) program(name string, args ...string) *exec.Cmd {
+	return exec.Command(filepath.Join(b.bin, name), args...)
 }
 
 // command runs one of ours to its end.
@@ -232,14 +239,6 @@ func (b *Busel) Report(ctx context.Context) (Report, error) {
 	}
 	slices.Sort(r.Says)
 	return r, nil
-}
-
-// Stop ends the programs and waits for them.
-func (b *Busel) Stop() {
-	if b.cancel != nil {
-		b.cancel()
-	}
-	b.wg.Wait()
 }
 
 // Bare is no proxy at all: applications connect directly.
@@ -336,14 +335,8 @@ func (o *Other) Start(ctx context.Context, g *Ground) error {
 			continue
 		}
 		cmd := exec.Command("sh", "-c", side.command)
-		cmd.Env = append(os.Environ(), "LAB_RELAY="+g.Relays[0].String(), "LAB_COVER="+g.Cover, "LAB_COVER_NAME="+g.CoverName, "LAB_DIR="+g.Dir)
-		log, err := os.Create(filepath.Join(g.Dir, side.name+".log"))
-		if err != nil {
-			return err
-		}
-		defer log.Close() // the child has its own
-		cmd.Stdout, cmd.Stderr = log, log
-		if err := o.start(ctx, side.at, cmd); err != nil {
+		cmd.Env = world.Environment("LAB_RELAY="+g.Relays[0].String(), "LAB_COVER="+g.Cover, "LAB_COVER_NAME="+g.CoverName, "LAB_DIR="+g.Dir)
+		if err := o.start(ctx, g, side.at, side.name, cmd); err != nil {
 			return err
 		}
 	}
@@ -352,11 +345,3 @@ func (o *Other) Start(ctx context.Context, g *Ground) error {
 
 // Report is empty.
 func (o *Other) Report(context.Context) (Report, error) { return Report{}, nil }
-
-// Stop ends both commands.
-func (o *Other) Stop() {
-	if o.cancel != nil {
-		o.cancel()
-	}
-	o.wg.Wait()
-}
