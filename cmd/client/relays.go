@@ -76,7 +76,7 @@ func (r *relays) sync(held []state.Invite) {
 // adapter makes a *session.Client what a keeper serves.
 type adapter struct{ *session.Client }
 
-func (a adapter) Offer() rotate.Offer { return a.Client.Offer() }
+func (a adapter) Offer() rotate.Offer { return a.Client.Offer(session.CarrierOptions{}) }
 
 func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*link, error) {
 	dialers, err := r.dialers(e)
@@ -262,7 +262,7 @@ func (r *relays) status() front.Status {
 		for _, c := range st.Carriers {
 			s.Online = true
 			s.Carriers = append(s.Carriers, front.Carrier{
-				Relay: l.label, Transport: c.Kind, State: front.State(c.State), RTT: c.RTT.Milliseconds(),
+				Relay: l.label, Transport: c.Kind, State: carrierState(c), RTT: c.RTT.Milliseconds(),
 				BytesUp: c.Up, BytesDown: c.Down, Age: int64(c.Age / time.Second),
 			})
 		}
@@ -275,4 +275,15 @@ func (r *relays) status() front.Status {
 		}
 	}
 	return s
+}
+
+// carrierState is a carrier's state in `client status -json`.
+func carrierState(c session.CarrierStats) front.State {
+	switch {
+	case c.Suspect:
+		return front.Suspect
+	case c.State == wire.CarrierSpare:
+		return front.Spare
+	}
+	return front.Active
 }

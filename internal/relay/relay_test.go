@@ -157,7 +157,7 @@ func connect(t *testing.T, d *door, token string) (*session.Client, func(), erro
 		cancel()
 		wg.Wait()
 	})
-	o := c.Offer()
+	o := c.Offer(session.CarrierOptions{})
 	carrier, a, err := d.Dial(ctx, transport.Route{}, o.Hello())
 	if err != nil {
 		o.Withdraw()
@@ -235,7 +235,7 @@ func TestInvitesAreApart(t *testing.T) {
 			t.Fatal(err)
 		}
 		var secret [32]byte
-		o := victim.Offer()
+		o := victim.Offer(session.CarrierOptions{})
 		secret = o.Hello().Secret
 		o.Withdraw()
 		for i, try := range [][32]byte{secret, {}, {1}} {

@@ -24,10 +24,13 @@ type attachment struct {
 	dead    bool
 	err     error
 	state   wire.CarrierState
-	proven  bool // rule 7: the peer has said something after the reply
-	open    bool // live, proven, active: streams may use it
+	budget  uint64 // bytes of frames, up and down summed; 0: no limit
+	spent   bool   // it is used up
+	proven  bool   // rule 7: the peer has said something after the reply
+	open    bool   // live, proven, active: streams may use it
 	suspect bool
 	doubted time.Time // when it became suspect
+	asked   time.Time // when it was asked for a sign of life, zero if one came since
 	// confirmed: the relay's accept said CARRIER(n, active), so the frames in the
 	// hello were opened.
 	confirmed bool
@@ -38,24 +41,25 @@ type attachment struct {
 	scratch []byte
 	chunks  []*chunk // that the writer holds
 
-	pongs    [][8]byte
-	greet    bool // say CARRIER(n, state)
-	pingDue  bool
-	pingOut  bool
-	pingID   uint64
-	pingAt   time.Time
-	rtt      time.Duration
-	probe    bool // data came since the last PING
-	inflight int  // chunks that it carried and that are not acknowledged
-	carrying int  // their bytes
-	rate     float64
-	rateAt   time.Time
-	rated    int
+	pongs               [][8]byte
+	greet               bool // say CARRIER(n, state)
+	pingDue             bool
+	pingOut             bool
+	pingID              uint64
+	pingAt              time.Time
+	rtt                 time.Duration
+	probe               bool  // data came since the last PING
+	inflight            int   // chunks that it carried and that are not acknowledged
+	carrying            int   // their bytes
+	received, delivered meter // bytes of frames, and of chunks that were acknowledged
 
 	since    time.Time
 	waiting  time.Time // when something became outstanding
 	lastRecv time.Time
+	dataAt   time.Time // when data came last
+	fresh    bool      // lately
 	up, down uint64
+	was      look // at the last change: see [Client.View]
 }
 
 func (c *core) newAttachment(n uint32) *attachment {
@@ -74,7 +78,7 @@ func (a *attachment) wake() {
 
 // setOpen recomputes whether streams may use the carrier.
 func (c *core) setOpen(a *attachment) {
-	open := a.live && a.proven && !a.dead && a.state == wire.CarrierActive
+	open := a.live && a.proven && !a.dead && a.state == wire.CarrierActive && !a.spent
 	if open == a.open {
 		return
 	}
@@ -86,6 +90,55 @@ func (c *core) setOpen(a *attachment) {
 	c.open++
 	c.wakeWriters()
 	a.wake()
+}
+
+// carrier returns the one with that number, or nil.
+func (c *core) carrier(n uint32) *attachment {
+	for _, a := range c.atts {
+		if a.n == n {
+			return a
+		}
+	}
+	return nil
+}
+
+// rule sets what a carrier is for.
+func (c *core) rule(a *attachment, state wire.CarrierState) {
+	bare := c.open == 0
+	a.state = state
+	c.setOpen(a)
+	if bare && a.open {
+		c.greetPeer(a) // much could not be said before
+	}
+}
+
+// ruling is the CARRIER frame that tells the relay what a carrier is for.
+func (a *attachment) ruling() wire.Frame {
+	f := wire.Frame{Type: wire.Carrier, ID: uint64(a.n), State: a.state}
+	if a.state == wire.CarrierActive && a.budget > 0 {
+		f.State, f.Limit = wire.CarrierBudget, a.budget
+	}
+	return f
+}
+
+// sayDropped tells the peer, over the next carrier that can, which ones ended.
+func (c *core) sayDropped(numbers []uint32) {
+	c.announce = slices.DeleteFunc(c.announce, func(f wire.Frame) bool { return f.State == wire.CarrierDropped })
+	for _, n := range numbers {
+		c.announce = append(c.announce, wire.Frame{Type: wire.Carrier, ID: uint64(n), State: wire.CarrierDropped})
+	}
+}
+
+// doubt asks all carriers for a sign of life.
+func (c *core) doubt(now time.Time) {
+	for _, a := range c.atts {
+		if a.live && a.proven {
+			a.asked, a.waiting = now, now
+			a.pingOut, a.pingDue = false, true
+			a.wake()
+			c.tickBy(a.due())
+		}
+	}
 }
 
 // attach makes an attachment live and moves frames until the carrier is done.
@@ -103,7 +156,7 @@ func (c *core) attach(ctx context.Context, a *attachment, carrier transport.Carr
 		return err
 	}
 	now := time.Now()
-	a.carrier, a.live, a.since, a.lastRecv, a.rateAt = carrier, true, now, now, now
+	a.carrier, a.live, a.since, a.lastRecv = carrier, true, now, now
 	a.scratch = make([]byte, 0, scratch)
 	if err := greeting(); err != nil {
 		c.detach(a, err)
@@ -157,7 +210,6 @@ func (c *core) uncarry(ch *chunk) {
 	if a := ch.on; a != nil {
 		a.inflight--
 		a.carrying -= ch.len()
-		a.rated += ch.len()
 		ch.on = nil
 	}
 }
@@ -186,10 +238,7 @@ func (c *core) detach(a *attachment, err error) {
 		if c.onDetach != nil {
 			c.onDetach(a)
 		}
-		if c.open > 0 {
-			c.announce = append(c.announce, wire.Frame{Type: wire.Carrier, ID: uint64(a.n), State: wire.CarrierDropped})
-			c.wake()
-		}
+		c.wake()
 	}
 	select {
 	case c.kicked <- struct{}{}:
@@ -238,7 +287,6 @@ func (c *core) requeue(a *attachment) {
 		s.ackNow()
 	}
 	c.windowDue = true
-	a.rated = 0
 }
 
 // writeLoop lets the carrier pull frames until it is dead.
@@ -319,7 +367,7 @@ func (a *attachment) fill() bool {
 	a.start()
 	if a.greet {
 		a.greet = false
-		a.add(transport.LaneControl, wire.Frame{Type: wire.Carrier, ID: uint64(a.n), State: a.state})
+		a.add(transport.LaneControl, a.ruling())
 	}
 	for len(a.pongs) > 0 && a.space() {
 		a.add(transport.LaneControl, wire.Frame{Type: wire.Pong, Ping: a.pongs[0]})
@@ -334,7 +382,7 @@ func (a *attachment) fill() bool {
 	before, echoes := a.inflight > 0 || a.pingOut, len(a.batch)
 	c.fillControl(a)
 	size := c.fillDatagrams(a, maxBatch)
-	c.fillStreams(a, maxBatch-size)
+	moved := size+c.fillStreams(a, maxBatch-size) > 0
 	if c.ackFlush || len(a.batch) > 0 {
 		c.fillAcks(a)
 	}
@@ -342,6 +390,9 @@ func (a *attachment) fill() bool {
 		return false
 	}
 	now := time.Now()
+	if moved {
+		c.moved(now)
+	}
 	switch {
 	case a.pingDue:
 		a.ping(now)
@@ -537,7 +588,8 @@ func (c *core) readLoop(a *attachment) {
 		}
 		a.lastRecv = time.Now()
 		a.down += uint64(n)
-		a.suspect = false
+		a.received.add(n, a.lastRecv)
+		a.suspect, a.asked = false, time.Time{}
 		c.unheard = c.unheard && a.epoch != c.epoch
 		if c.client {
 			c.supersede(a)
@@ -584,13 +636,16 @@ func (a *attachment) due() time.Time {
 	}
 	// What lies in buffers on the way needs its time.
 	queued := time.Duration(0)
-	if a.rate > 0 {
-		queued = min(time.Duration(float64(a.carrying)/a.rate*float64(time.Second)), deadAfter)
+	if a.delivered.rate > 0 {
+		queued = min(time.Duration(float64(a.carrying)/a.delivered.rate*float64(time.Second)), deadAfter)
 	} else if a.carrying > 0 {
 		queued = time.Second
 	}
 	if a.suspect {
 		return from.Add(min(lostAfter+queued, deadAfter))
+	}
+	if !a.asked.IsZero() {
+		return a.asked.Add(min(max(4*a.rtt, suspectMin), suspectMax))
 	}
 	wait := max(4*a.rtt+ackDelay, suspectMin)
 	if a.rtt == 0 {
@@ -604,19 +659,13 @@ func (a *attachment) tick(now time.Time) (next time.Time) {
 	if !a.live || a.dead {
 		return next
 	}
-	if d := now.Sub(a.rateAt); d >= time.Second {
-		if a.rated > 0 {
-			a.rate = max(a.rate/2, float64(a.rated)/d.Seconds())
-		}
-		a.rateAt, a.rated = now, 0
-	}
 	c := a.c
-	if a.inflight > 0 || a.pingOut {
+	if a.inflight > 0 || a.pingOut || !a.asked.IsZero() {
 		at := a.due()
 		if !now.Before(at) && c.client && !a.suspect {
 			a.suspect, a.doubted = true, now
 			for _, b := range c.atts { // is another one better off?
-				if b != a && b.open && !b.suspect {
+				if b != a && b.live && b.proven && !b.suspect {
 					b.pingDue = true
 					b.wake()
 				}

@@ -37,7 +37,7 @@ const (
 
 // Client is the client's end of a session: a [flow.Opener] whose streams
 // survive their carriers. Create it with [NewClient], Run it, and attach
-// carriers as [Client.WaitNeeded] asks for them.
+// carriers as its [View] asks for them.
 type Client struct {
 	c   *core
 	cfg ClientConfig
@@ -49,9 +49,10 @@ type Client struct {
 	gaveUp      []uint32
 	key         *resumptionKey
 	moves       int
-	lost        bool // an active carrier died while it was wanted
-	change      chan struct{}
-	was         [2]bool // wanted, healthy
+	lost        bool          // an active carrier died while it was wanted
+	change      chan struct{} // closed at the next change; nil if nobody waits
+	was         glance        // at the last one
+	gone        bool          // a carrier ended since
 }
 
 var _ flow.Opener = (*Client)(nil)
@@ -81,7 +82,7 @@ func (k *resumptionKey) nonce(n uint32) []byte {
 
 // NewClient returns a new session with a fresh secret. It starts nothing.
 func NewClient(cfg ClientConfig) *Client {
-	cl := &Client{c: newCore(true, cfg.Logger), cfg: cfg, change: make(chan struct{}), nextN: 1}
+	cl := &Client{c: newCore(true, cfg.Logger), cfg: cfg, nextN: 1}
 	rand.Read(cl.secret[:])
 	c := cl.c
 	c.onUnlock = cl.notify
@@ -139,13 +140,11 @@ func (cl *Client) greet(a *attachment) {
 	c := cl.c
 	for _, b := range c.atts {
 		if b != a && b.live {
-			c.announce = append(c.announce, wire.Frame{Type: wire.Carrier, ID: uint64(b.n), State: b.state})
+			c.announce = append(c.announce, b.ruling())
 		}
 	}
-	for _, n := range cl.gaveUp {
-		c.announce = append(c.announce, wire.Frame{Type: wire.Carrier, ID: uint64(n), State: wire.CarrierDropped})
-	}
-	if cl.lost {
+	c.sayDropped(cl.gaveUp)
+	if cl.lost && a.state == wire.CarrierActive {
 		cl.lost = false
 		cl.moves++
 	}
@@ -156,6 +155,10 @@ func (cl *Client) detached(a *attachment) {
 		cl.gaveUp = cl.gaveUp[1:]
 	}
 	cl.gaveUp = append(cl.gaveUp, a.n)
+	cl.gone = cl.gone || a.live
+	if cl.c.open > 0 {
+		cl.c.sayDropped(cl.gaveUp) // a took along what it had of such words
+	}
 	switch {
 	case !a.proven || a.state != wire.CarrierActive || !cl.wanted():
 	case cl.c.open > 0: // its replacement is there already
@@ -281,15 +284,6 @@ func (cl *Client) healthy() bool {
 	return false
 }
 
-// notify tells whoever waits on Changed. It runs before each unlock.
-func (cl *Client) notify() {
-	if now := [2]bool{cl.wanted(), cl.healthy()}; now != cl.was {
-		cl.was = now
-		close(cl.change)
-		cl.change = make(chan struct{})
-	}
-}
-
 // Wanted reports whether a carrier is of use: streams or flows exist, or
 // something is queued or not acknowledged.
 func (cl *Client) Wanted() bool {
@@ -310,7 +304,7 @@ func (cl *Client) Healthy() bool {
 func (cl *Client) WaitNeeded(ctx context.Context) error {
 	for {
 		cl.c.mu.Lock()
-		needed, change, ended := cl.wanted() && !cl.healthy(), cl.change, cl.c.ended
+		needed, change, ended := cl.wanted() && !cl.healthy(), cl.watch(), cl.c.ended
 		cl.c.mu.Unlock()
 		switch {
 		case ended != nil:
@@ -327,27 +321,56 @@ func (cl *Client) WaitNeeded(ctx context.Context) error {
 	}
 }
 
-// Set changes what may be sent on carrier n, at both ends; before Attach it
-// says what the carrier will be. [wire.CarrierDropped] ends it: what it carried
-// moves to another.
+// Set changes what may be sent on carrier n, at both ends: [wire.CarrierActive]
+// or [wire.CarrierSpare]. A spare that becomes active takes what waits at once.
+// Before Attach it says what the carrier will be.
 func (cl *Client) Set(n uint32, state wire.CarrierState) {
 	c := cl.c
 	c.mu.Lock()
 	defer c.unlock()
-	for _, a := range c.atts {
-		if a.n != n {
-			continue
-		}
-		if state == wire.CarrierDropped {
-			c.detach(a, ErrDropped)
-			return
-		}
-		a.state = state
+	if a := c.carrier(n); a != nil && state <= wire.CarrierSpare {
 		a.greet = true
-		c.setOpen(a)
+		c.rule(a, state)
+		for _, b := range c.atts { // its answer decides what becomes of them
+			a.pingDue = a.pingDue || b.suspect && b != a
+		}
 		a.wake()
-		return
 	}
+}
+
+// Drop gives up carrier n: what it carried moves to another. err is what
+// [Offer.Attach] returns; nil is [ErrDropped].
+func (cl *Client) Drop(n uint32, err error) {
+	c := cl.c
+	c.mu.Lock()
+	defer c.unlock()
+	if err == nil {
+		err = ErrDropped
+	}
+	if a := c.carrier(n); a != nil {
+		c.detach(a, err)
+	}
+}
+
+// Doubt asks every live carrier for a sign of life, as when the machine slept
+// or its link changed: one from which nothing comes within four round trips, at
+// least 400 ms, is suspect.
+func (cl *Client) Doubt() {
+	c := cl.c
+	c.mu.Lock()
+	defer c.unlock()
+	c.doubt(time.Now())
+}
+
+// CarrierOptions say what a carrier will be for.
+type CarrierOptions struct {
+	// State is active or spare: a spare is kept for later, and carries nothing
+	// before [Client.Set] makes it active.
+	State wire.CarrierState
+	// Budget is how many bytes of frames, both directions summed, the path lets
+	// through before it freezes (row R1); 0 is no such limit. Streams use the
+	// carrier up to that and leave it.
+	Budget uint64
 }
 
 // Offer is a hello under way: one dial.
@@ -365,11 +388,12 @@ type Offer struct {
 
 // Offer reserves a number for a carrier and prepares its hello. It must end in
 // one call of Attach or Withdraw.
-func (cl *Client) Offer() *Offer {
+func (cl *Client) Offer(opt CarrierOptions) *Offer {
 	c := cl.c
 	c.mu.Lock()
 	defer c.unlock()
 	o := &Offer{cl: cl, a: c.newAttachment(cl.nextN), epoch: c.epoch, attached: make(chan struct{})}
+	o.a.state, o.a.budget = opt.State, min(opt.Budget, wire.MaxVarint)
 	o.hello = wire.Hello{
 		Cipher: cl.cfg.Cipher, Token: cl.cfg.Token, Secret: cl.secret, Carrier: cl.nextN,
 	}
@@ -416,7 +440,7 @@ func (o *Offer) seal(header []byte) []byte {
 	}
 	a.scratch = make([]byte, 0, scratch)
 	a.start()
-	a.add(transport.LaneControl, wire.Frame{Type: wire.Carrier, ID: uint64(a.n), State: a.state})
+	a.add(transport.LaneControl, a.ruling())
 	if c.open == 0 && a.state == wire.CarrierActive { // else the queue is in good hands
 		c.fillStreams(a, helloFrames)
 		size := 0
@@ -487,7 +511,7 @@ func (o *Offer) Attach(ctx context.Context, carrier transport.Carrier, accept *w
 		a.proven = true
 		c.setOpen(a)
 		for i := 0; i < len(c.atts); i++ {
-			if b := c.atts[i]; !b.live && b != a {
+			if b := c.atts[i]; a.open && !b.live && b != a {
 				c.requeue(b) // a hello still under way need not be waited for
 			}
 		}
@@ -511,52 +535,4 @@ func (cl *Client) forget(told []uint32) {
 		}
 	}
 	cl.gaveUp = left
-}
-
-// Stats are what the session did so far.
-type Stats struct {
-	Streams, Flows int    // open now
-	Up, Down       uint64 // bytes of streams and datagrams, without resends
-	Moves          int    // replacements of an active carrier
-	Carriers       []CarrierStats
-}
-
-// CarrierStats describe an attached carrier.
-type CarrierStats struct {
-	N        uint32
-	Kind     string
-	State    string        // "active", "spare" or "suspect"
-	RTT      time.Duration // 0 if not measured yet
-	Up, Down uint64        // bytes of frames
-	Age      time.Duration
-}
-
-// Stats returns the counters now.
-func (cl *Client) Stats() Stats {
-	cl.c.mu.Lock()
-	defer cl.c.mu.Unlock()
-	st := cl.c.stats()
-	st.Moves = cl.moves
-	return st
-}
-
-func (c *core) stats() Stats {
-	st := Stats{Streams: len(c.all) - 1, Flows: len(c.flows), Up: c.up, Down: c.down}
-	if _, ok := c.all[c.control]; !ok {
-		st.Streams++
-	}
-	for _, a := range c.atts {
-		if !a.live {
-			continue
-		}
-		cs := CarrierStats{N: a.n, Kind: a.carrier.Properties().Kind, State: "active", RTT: a.rtt, Up: a.up, Down: a.down, Age: time.Since(a.since)}
-		switch {
-		case a.suspect:
-			cs.State = "suspect"
-		case !a.open:
-			cs.State = "spare"
-		}
-		st.Carriers = append(st.Carriers, cs)
-	}
-	return st
 }

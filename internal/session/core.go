@@ -80,6 +80,9 @@ const (
 	deadAfter = 60 * time.Second
 	// defaultRTT stands for a round trip that was not measured yet.
 	defaultRTT = 100 * time.Millisecond
+	// slept is how late a timer is when the process did not run for a while: its
+	// carriers get the time to answer that they would have had.
+	slept = 2 * time.Second
 	// farewell is how long carriers may take to say BYE.
 	farewell = time.Second
 )
@@ -162,6 +165,8 @@ type core struct {
 	ackFlush     bool
 	ackAt        time.Time
 	dataAt       time.Time // when STREAM frames came last
+	movedAt      time.Time // when bytes of streams or datagrams moved last
+	moving       bool      // lately
 	nextTick     time.Time
 	asleep       bool // Run sleeps without a timer
 
@@ -481,7 +486,7 @@ func (c *core) handle(a *attachment, b []byte, from *buffer) error {
 		switch f.Type {
 		case wire.Padding:
 		case wire.Stream:
-			a.probe = true
+			c.gotMore(a)
 			c.dataAt = a.lastRecv
 			s, err := c.find(f.ID)
 			switch {
@@ -502,7 +507,7 @@ func (c *core) handle(a *attachment, b []byte, from *buffer) error {
 				return err
 			}
 			if s != nil {
-				if err := s.gotAck(f.Offset, f.Limit); err != nil {
+				if err := s.gotAck(f.Offset, f.Limit, a.lastRecv); err != nil {
 					return err
 				}
 			}
@@ -535,10 +540,10 @@ func (c *core) handle(a *attachment, b []byte, from *buffer) error {
 				c.retire(s)
 			}
 		case wire.Datagram:
-			a.probe = true
+			c.gotMore(a)
 			c.gotDatagram(f.ID, f.Addr, f.Data)
 		case wire.Carrier:
-			c.gotCarrier(a, uint32(f.ID), f.State)
+			c.gotCarrier(a, &f)
 			if a.dead {
 				return nil
 			}
@@ -567,27 +572,38 @@ func (c *core) unblock() {
 	}
 }
 
-// gotCarrier takes a CARRIER frame: a client rules all three states, a relay
-// can only say that it dropped one.
-func (c *core) gotCarrier(a *attachment, n uint32, state wire.CarrierState) {
-	if c.client && state != wire.CarrierDropped {
-		a.confirmed = a.confirmed || n == a.n && state == wire.CarrierActive
-		return
+// gotMore notes that data came.
+func (c *core) gotMore(a *attachment) {
+	a.probe = true
+	a.dataAt = a.lastRecv
+	if c.client && !a.fresh {
+		a.fresh = true
+		c.tickBy(a.dataAt.Add(calmAfter))
 	}
-	for _, b := range c.atts {
-		if b.n != n {
-			continue
-		}
-		if state == wire.CarrierDropped {
+	c.moved(a.lastRecv)
+}
+
+// gotCarrier takes a CARRIER frame: a client rules all states, a relay can only
+// say that it dropped one, and repeat what a hello's frames said.
+func (c *core) gotCarrier(a *attachment, f *wire.Frame) {
+	n := uint32(f.ID)
+	b := c.carrier(n)
+	switch {
+	case f.State == wire.CarrierDropped:
+		if b != nil {
 			c.detach(b, ErrDropped)
-		} else {
-			b.state = state
-			c.setOpen(b)
 		}
-		break
-	}
-	if !c.client && state == wire.CarrierDropped {
-		c.onUsed(n)
+		if !c.client {
+			c.onUsed(n)
+		}
+	case c.client:
+		a.confirmed = a.confirmed || n == a.n
+	case b == nil:
+	case f.State == wire.CarrierBudget:
+		b.budget = f.Limit
+		c.rule(b, wire.CarrierActive)
+	default:
+		c.rule(b, f.State)
 	}
 }
 
@@ -779,7 +795,11 @@ func (c *core) run(ctx context.Context) error {
 			c.mu.Unlock()
 			break
 		}
-		next := c.tick(time.Now())
+		now := time.Now()
+		if c.client && !c.asleep && now.Sub(c.nextTick) > slept {
+			c.doubt(now)
+		}
+		next := c.tick(now)
 		c.asleep, c.nextTick = next.IsZero(), next
 		c.unlock()
 		var fire <-chan time.Time
@@ -850,6 +870,7 @@ func (c *core) tick(now time.Time) (next time.Time) {
 			c.wake()
 		}
 	}
+	next = earlier(next, c.settle(now))
 	for i := 0; i < len(c.atts); i++ {
 		a := c.atts[i]
 		next = earlier(next, a.tick(now))

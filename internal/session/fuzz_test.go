@@ -73,7 +73,10 @@ func (s *script) frame() wire.Frame {
 	case wire.Datagram:
 		f.ID, f.Addr, f.Data = s.number(), flow.Addr{Name: "x", Port: 1}, s.data()
 	case wire.Carrier:
-		f.ID, f.State = s.number()&7, wire.CarrierState(s.byte()%3)
+		f.ID, f.State = s.number()&7, wire.CarrierState(s.byte()%4)
+		if f.State == wire.CarrierBudget {
+			f.Limit = s.number()
+		}
 	case wire.Bye:
 		f.Type = wire.Padding
 	case wire.Stop:

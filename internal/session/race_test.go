@@ -132,7 +132,7 @@ func pass(ctx context.Context, d time.Duration) bool {
 // served is a *session.Client as a keeper sees it.
 type served struct{ *session.Client }
 
-func (s served) Offer() rotate.Offer { return s.Client.Offer() }
+func (s served) Offer() rotate.Offer { return s.Client.Offer(session.CarrierOptions{}) }
 
 // TestStreamsSurviveRaces has a keeper race two ways of which each may be silent
 // in either direction, late or cut: hellos whose frames the relay took though

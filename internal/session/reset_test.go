@@ -21,7 +21,7 @@ func TestResetAcknowledgedElsewhere(t *testing.T) {
 		go func() { ended <- cl.Run(t.Context()) }()
 		attach := func(capacity int) (relay transport.Carrier, kill func()) {
 			l := tt.NewLink(tt.LinkConfig{Capacity: capacity})
-			o := cl.Offer()
+			o := cl.Offer(session.CarrierOptions{})
 			o.Hello().Append(nil)
 			go func() { ended <- o.Attach(t.Context(), l.Carrier(tt.Client), new(wire.Accept)) }()
 			synctest.Wait()

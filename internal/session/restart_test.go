@@ -52,7 +52,7 @@ func TestRestarts(t *testing.T) {
 							w.wg.Go(func() { w.dial(plain()) })
 						case 2:
 							if st := w.client.Stats(); len(st.Carriers) > 0 {
-								w.client.Set(st.Carriers[0].N, wire.CarrierDropped)
+								w.client.Drop(st.Carriers[0].N, nil)
 							}
 						}
 					}
@@ -147,7 +147,7 @@ func TestRestartHeardLate(t *testing.T) {
 			synctest.Wait()
 		}
 		hello := func() (*session.Offer, *session.Admission, *wire.Accept) {
-			o := w.client.Offer()
+			o := w.client.Offer(session.CarrierOptions{})
 			h, err := wire.ParseHello(o.Hello().Append(nil))
 			if err != nil {
 				t.Fatal(err)

@@ -77,6 +77,9 @@ func NewServer(cfg ServerConfig) *Server {
 		if s.lost = append(s.lost, a.n); len(s.lost) > maxLost {
 			s.lost = s.lost[1:]
 		}
+		if c.open > 0 {
+			c.sayDropped(s.lost) // a took along what it had of such words
+		}
 	}
 	c.onGreet = s.greet
 	c.onBroken = func(err error) { c.finishSession(err, byeViolation, 0, "protocol violation") }
@@ -147,7 +150,7 @@ func (s *Server) Admit(h *wire.Hello, known bool) (*wire.Accept, *Admission) {
 			c.onBroken(err)
 			return &wire.Accept{Status: s.status}, nil
 		}
-		f := wire.Frame{Type: wire.Carrier, ID: uint64(h.Carrier), State: wire.CarrierActive}
+		f := ad.a.ruling() // so the client knows
 		accept.Frames = f.Append(nil)
 	}
 	return accept, ad
@@ -178,9 +181,7 @@ func (s *Server) open(h *wire.Hello) ([]byte, bool) {
 // way: so the client's is always one of the last two. c.mu is held.
 func (s *Server) greet(*attachment) {
 	s.virgin = false
-	for _, n := range s.lost {
-		s.c.announce = append(s.c.announce, wire.Frame{Type: wire.Carrier, ID: uint64(n), State: wire.CarrierDropped})
-	}
+	s.c.sayDropped(s.lost)
 	ctl := s.c.control
 	if s.keys[1] != nil && (ctl.head != nil && ctl.head.off < s.keyEnd) {
 		return

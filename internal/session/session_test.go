@@ -366,7 +366,7 @@ func TestRevoke(t *testing.T) {
 		if err := wait(); !errors.As(err, &bye) || bye.Text != "quota used up" {
 			t.Errorf("carrier ended with %v", err)
 		}
-		h := w.client.Offer().Hello()
+		h := w.client.Offer(session.CarrierOptions{}).Hello()
 		if a, ad := srv.Admit(h, true); a.Status != wire.StatusRevoked || ad != nil {
 			t.Errorf("hello after End: %v", a.Status)
 		}
@@ -396,7 +396,7 @@ func TestRuleSeven(t *testing.T) {
 			t.Fatal(err)
 		}
 		// A hello without proof, from one who knows the secret.
-		o := w.client.Offer()
+		o := w.client.Offer(session.CarrierOptions{})
 		h := *o.Hello()
 		h.Seal, h.SealedFrames = nil, nil
 		a, ad := w.server().Admit(&h, true)
@@ -414,7 +414,7 @@ func TestRuleSeven(t *testing.T) {
 			t.Errorf("relay sent %d bytes on an unproven carrier", n)
 		}
 		// The same with a proof.
-		h3, err := wire.ParseHello(w.client.Offer().Hello().Append(nil))
+		h3, err := wire.ParseHello(w.client.Offer(session.CarrierOptions{}).Hello().Append(nil))
 		if err != nil || len(h3.SealedFrames) == 0 {
 			t.Fatalf("no proof: %v", err)
 		}
@@ -445,7 +445,7 @@ func TestRuleSevenBye(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, echo)
 		defer w.stop()
-		h, err := wire.ParseHello(w.client.Offer().Hello().Append(nil))
+		h, err := wire.ParseHello(w.client.Offer(session.CarrierOptions{}).Hello().Append(nil))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -484,7 +484,7 @@ func TestSpareCarriesNoStreams(t *testing.T) {
 			t.Errorf("spare moved %d bytes", after-before)
 		}
 		w.client.Set(2, wire.CarrierActive)
-		w.client.Set(1, wire.CarrierDropped)
+		w.client.Drop(1, nil)
 		transfer(t, w, 1<<20)
 		if n := l2.Passed(tt.Client); n < 1<<20 {
 			t.Errorf("promoted spare moved %d bytes", n)
@@ -562,7 +562,7 @@ func TestFrozenAlone(t *testing.T) {
 		start := time.Now()
 		s.Write([]byte("x"))
 		time.Sleep(3 * time.Second)
-		if st := w.client.Stats(); st.Carriers[0].State != "suspect" || w.client.Healthy() || !w.client.Wanted() {
+		if st := w.client.Stats(); !st.Carriers[0].Suspect || w.client.Healthy() || !w.client.Wanted() {
 			t.Errorf("after 3 s: %+v", st)
 		}
 		var ce *transport.CarrierError
@@ -1030,7 +1030,7 @@ func schedule(t *testing.T, seed uint64) {
 				}
 			case 7:
 				if st := w.client.Stats(); len(st.Carriers) > 0 {
-					w.client.Set(st.Carriers[chaos.IntN(len(st.Carriers))].N, wire.CarrierDropped)
+					w.client.Drop(st.Carriers[chaos.IntN(len(st.Carriers))].N, nil)
 				}
 			}
 		}

@@ -174,7 +174,7 @@ func TestSessionsApart(t *testing.T) {
 	for _, w := range []*world{a, b} { // the resumption keys have come
 		transfer(t, w, 1000)
 	}
-	h := a.client.Offer().Hello()
+	h := a.client.Offer(session.CarrierOptions{}).Hello()
 	first := h.Append(nil)
 	if !bytes.Equal(first, h.Append(nil)) {
 		t.Error("a hello was sealed twice")

@@ -825,7 +825,7 @@ func (s *Stream) greedy(n uint64) bool {
 }
 
 // gotAck frees what the peer has, and moves the window.
-func (s *Stream) gotAck(up, limit uint64) error {
+func (s *Stream) gotAck(up, limit uint64, now time.Time) error {
 	c := s.c
 	most := s.sent
 	if s.resetSaid || s.finQueued && s.next == nil && (s.head == nil || s.head.taken) {
@@ -846,6 +846,9 @@ func (s *Stream) gotAck(up, limit uint64) error {
 			s.sendDone = true
 		}
 		c.stored -= ch.len()
+		if a := ch.on; a != nil {
+			a.delivered.add(ch.len(), now)
+		}
 		c.uncarry(ch)
 		c.pools.put(ch)
 	}

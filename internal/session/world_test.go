@@ -95,7 +95,12 @@ func (w *world) lookup(h *wire.Hello) (*session.Server, bool) {
 // dial makes one carrier over a link and attaches it at both ends. It returns
 // once both are live; wait blocks until the client's carrier is done.
 func (w *world) dial(cfg tt.LinkConfig) (l *tt.Link, wait func() error, err error) {
-	o := w.client.Offer()
+	return w.dialFor(session.CarrierOptions{}, cfg)
+}
+
+// dialFor is dial of a carrier with a purpose.
+func (w *world) dialFor(opt session.CarrierOptions, cfg tt.LinkConfig) (l *tt.Link, wait func() error, err error) {
+	o := w.client.Offer(opt)
 	time.Sleep(2 * w.delay) // TCP and TLS, one round trip each
 	time.Sleep(2 * w.delay)
 	h, err := wire.ParseHello(o.Hello().Append(nil))

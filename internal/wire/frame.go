@@ -58,6 +58,9 @@ const (
 	CarrierActive  CarrierState = 0 // streams and flows
 	CarrierSpare   CarrierState = 1 // nothing but PING, PONG, CARRIER
 	CarrierDropped CarrierState = 2 // closed; late frames from it are ignored
+	// CarrierBudget is active, for Limit bytes of frames, both directions summed:
+	// the path is expected to freeze then (docs/PROTOCOL.md, section 11.1).
+	CarrierBudget CarrierState = 3
 )
 
 // Frame is any frame. Which fields are used depends on Type:
@@ -68,7 +71,7 @@ const (
 //	WINDOW    Limit
 //	RESET     ID, Code, Offset (final)
 //	DATAGRAM  ID (flow), Addr, Data
-//	CARRIER   ID (n, at most 2^32-1), State
+//	CARRIER   ID (n, at most 2^32-1), State, with CarrierBudget Limit
 //	PING PONG Ping
 //	BYE       Code, Data (text)
 //	STOP      ID, Code
@@ -116,6 +119,9 @@ func (f *Frame) Append(b []byte) []byte {
 	case Carrier:
 		b = AppendVarint(b, f.ID)
 		b = AppendVarint(b, uint64(f.State))
+		if f.State == CarrierBudget {
+			b = AppendVarint(b, f.Limit)
+		}
 	case Ping, Pong:
 		b = append(b, f.Ping[:]...)
 	case Bye:
@@ -192,8 +198,11 @@ func Parse(b []byte, f *Frame) (n int, err error) {
 	case Carrier:
 		f.ID = r.varint()
 		f.State = CarrierState(r.varint())
-		if r.err == nil && (f.ID > 1<<32-1 || f.State > CarrierDropped) {
+		if r.err == nil && (f.ID > 1<<32-1 || f.State > CarrierBudget) {
 			r.fail("CARRIER number or state out of range")
+		}
+		if f.State == CarrierBudget {
+			f.Limit = r.varint()
 		}
 	case Ping, Pong:
 		copy(f.Ping[:], r.bytes(8))

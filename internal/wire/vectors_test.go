@@ -143,6 +143,9 @@ func (v vector) frame() wire.Frame {
 		f.ID, f.Addr, f.Data = v.uint("id"), addr, v.bytes("data")
 	case wire.Carrier:
 		f.ID, f.State = v.uint("id"), wire.CarrierState(v.uint("state"))
+		if f.State == wire.CarrierBudget {
+			f.Limit = v.uint("limit")
+		}
 	case wire.Ping, wire.Pong:
 		f.Ping = [8]byte(v.bytes("ping"))
 	case wire.Bye:

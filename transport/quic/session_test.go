@@ -119,7 +119,7 @@ func (echo) OpenPackets(context.Context) (flow.Packets, error) { return nil, err
 
 type sessionAdapter struct{ *session.Client }
 
-func (a sessionAdapter) Offer() rotate.Offer { return a.Client.Offer() }
+func (a sessionAdapter) Offer() rotate.Offer { return a.Client.Offer(session.CarrierOptions{}) }
 
 // TestSessionSurvivesKills moves bytes on several streams both ways over
 // carriers whose lanes are independent, while carriers are killed: none is lost,

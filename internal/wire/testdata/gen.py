@@ -150,6 +150,8 @@ def frames():
     for v in EDGES[:-1]:
         for state in 0, 1, 2:
             f.add("CARRIER", varint(6) + varint(v) + varint(state), id=v, state=state)
+    for v in EDGES:
+        f.add("CARRIER", varint(6) + varint(7) + varint(3) + varint(v), id=7, state=3, limit=v)
     for b in [bytes(8), bytes(range(8)), b"\xff" * 8]:
         f.add("PING", varint(7) + b, ping=b)
         f.add("PONG", varint(8) + b, ping=b)
@@ -166,7 +168,7 @@ def frames():
              varint(3) + varint(2**30), varint(4) + varint(70) + varint(5) + varint(70),
              varint(5) + varint(70) + addr("example.org", 53) + data(b"ab"),
              varint(5) + varint(70) + addr("::1", 53) + data(b""),
-             varint(6) + varint(70) + varint(2), varint(7) + bytes(8), varint(8) + bytes(8),
+             varint(6) + varint(70) + varint(2), varint(6) + varint(70) + varint(3) + varint(12000), varint(7) + bytes(8), varint(8) + bytes(8),
              varint(9) + varint(70) + data(b"bye"), varint(10) + varint(70) + varint(70), varint(0) + data(bytes(3))]
     bad("truncated", b"")
     for w in whole:
@@ -183,7 +185,7 @@ def frames():
     bad("malformed", varint(1) + varint(4) + varint(MAX - 1) + varint(0) + data(b"a"))
     bad("malformed", varint(4) + varint(4) + varint(0) + varint(MAX))
     bad("malformed", varint(6) + varint(2**32) + varint(0))
-    bad("malformed", varint(6) + varint(1) + varint(3))
+    bad("malformed", varint(6) + varint(1) + varint(4))
     for t in [11, 12, 63, 64, MAX]:
         bad("malformed", varint(t) + bytes(16))
     bad("malformed", varint(5) + varint(1) + bytes([0]) + bytes(16))                 # address type
