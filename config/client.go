@@ -25,10 +25,12 @@ type Client struct {
 // Policy is how the session uses its carriers (docs/ARCHITECTURE.md, "Session").
 type Policy string
 
-// Policies. Bond and budget come with rotation.
+// Policies.
 const (
 	PolicyAuto   Policy = "auto"   // whatever this network does best with
-	PolicySingle Policy = "single" // one carrier at a time
+	PolicySingle Policy = "single" // one carrier, and a warm spare
+	PolicyBond   Policy = "bond"   // several carriers that share the work
+	PolicyBudget Policy = "budget" // several short ones, for networks that freeze each flow
 )
 
 // clientFile is client.toml as the user writes it.
@@ -76,12 +78,10 @@ func ParseClient(file string, data []byte) (Client, error) {
 	d.password(f.Local.User, f.Local.Password)
 	c.User, c.Password = f.Local.User, Secret(f.Local.Password)
 	switch p := Policy(f.Rotation.Policy); p {
-	case PolicyAuto, PolicySingle:
+	case PolicyAuto, PolicySingle, PolicyBond, PolicyBudget:
 		c.Policy = p
-	case "bond", "budget":
-		d.fault("rotation.policy", fmt.Sprintf("%q is %s", p, notYet), `write policy = "auto"`)
 	default:
-		d.fault("rotation.policy", fmt.Sprintf("%q is no policy", p), `write policy = "auto" or "single"`)
+		d.fault("rotation.policy", fmt.Sprintf("%q is no policy", p), `write policy = "auto", "single", "bond" or "budget"`)
 	}
 	c.LogLevel = d.level(f.Log.Level)
 	if err := d.err(); err != nil {

@@ -113,5 +113,6 @@ type Route struct {
 	Relay     string // the relay's short name in the client, e.g. "r1"
 	Transport string // "mirror"
 	Address   string // host:port that is dialled; IP literal unless the invite names a host
-	Options   string // the transport's own, e.g. "fragment=tls"; usually empty
+	Options   string // the transport's own, e.g. "fragment=records"; usually empty
+	Detour    bool   // it leads through a stream at another relay
 }

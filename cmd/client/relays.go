@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/cpu"
@@ -25,12 +25,15 @@ import (
 // relays are the relays that the running client uses: one session and one
 // keeper each. It is the [flow.Opener] of the local proxy.
 type relays struct {
-	ctx context.Context // of the run; ends every link
-	log *slog.Logger
-	wg  sync.WaitGroup
+	ctx     context.Context // of the run; ends every link
+	log     *slog.Logger
+	policy  rotate.Policy
+	horizon *rotate.Horizon
+	wg      sync.WaitGroup
 
 	mu    sync.Mutex
 	links []*link
+	all   atomic.Pointer[[]*link] // links, for those who must not wait
 }
 
 // link is one relay in use.
@@ -39,6 +42,7 @@ type link struct {
 	bundle  *config.Bundle // that it was made from
 	session *session.Client
 	keeper  *rotate.Keeper
+	ways    *ways
 	stop    context.CancelFunc
 }
 
@@ -71,34 +75,27 @@ func (r *relays) sync(held []state.Invite) {
 		}
 	}
 	r.links = links
+	r.all.Store(&links)
 }
 
-// adapter makes a *session.Client what a keeper serves.
-type adapter struct{ *session.Client }
-
-func (a adapter) Offer() rotate.Offer { return a.Client.Offer(session.CarrierOptions{}) }
-
+// start begins to use a relay.
 func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*link, error) {
-	dialers, err := r.dialers(e)
+	w, err := r.waysTo(label, e)
 	if err != nil {
 		return nil, err
 	}
-	l := &link{label: label, bundle: b}
+	l := &link{label: label, bundle: b, ways: w}
 	l.session = session.NewClient(session.ClientConfig{
 		Token: e.Token, Cipher: preferredCipher(), Logger: r.log,
 		OnNotice: func(code uint64, text string) {
 			r.log.Info("the relay says", "relay", label, "code", code, "text", text)
 		},
 	})
-	routes := routesTo(label, e)
-	if len(routes) == 0 {
-		return nil, errors.New("its invite names only ways to travel that this version lacks; get a newer Busel")
-	}
-	cfg := rotate.Config{Routes: routes, Dialers: map[string]transport.Dialer{}, Session: adapter{l.session}, Logger: r.log}
-	for name, d := range dialers {
-		cfg.Dialers[name] = d
-	}
-	l.keeper = rotate.New(cfg)
+	l.keeper = rotate.New(rotate.Config{
+		Routes: w.routes, Fallbacks: w.fallbacks, Dialer: w.dialer, Kinds: kinds,
+		Policy: r.policy, Session: adapter{l.session}, Horizon: r.horizon, Logger: r.log,
+		Passable: func() bool { return r.passable(label) },
+	})
 	ctx, stop := context.WithCancel(r.ctx)
 	l.stop = stop
 	for _, part := range []func(context.Context) error{l.session.Run, l.keeper.Run} {
@@ -109,15 +106,41 @@ func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*l
 			}
 		})
 	}
-	for _, d := range dialers {
-		r.wg.Go(func() {
-			<-ctx.Done()
-			if err := d.Close(); err != nil {
-				r.log.Debug("carriers did not end well", "relay", label, "err", err)
-			}
-		})
-	}
+	r.wg.Go(func() {
+		<-ctx.Done()
+		if err := w.close(); err != nil {
+			r.log.Debug("carriers did not end well", "relay", label, "err", err)
+		}
+	})
 	return l, nil
+}
+
+// around returns the link of another relay that carriers to this one may lead
+// through now, the best first; nil if there is none.
+func (r *relays) around(label string) (other *link) {
+	for _, l := range *r.all.Load() {
+		switch {
+		case l.label == label || !l.keeper.Passable():
+		case l.keeper.Healthy():
+			return l
+		case other == nil:
+			other = l
+		}
+	}
+	return other
+}
+
+// passable reports whether there is such a link.
+func (r *relays) passable(label string) bool {
+	all := r.all.Load()
+	return all != nil && slices.ContainsFunc(*all, func(l *link) bool { return l.label != label && l.keeper.Passable() })
+}
+
+// roam tells all keepers that the link has changed.
+func (r *relays) roam() {
+	for _, m := range r.group() {
+		m.Keeper.Roam()
+	}
 }
 
 // routesTo are the ways to a relay in its invite's order, but for those that
@@ -132,29 +155,6 @@ func routesTo(label string, e *config.RelayEntry) (routes []transport.Route) {
 		}
 	}
 	return routes
-}
-
-// dialer makes carriers until it is closed.
-type dialer interface {
-	transport.Dialer
-	Close() error
-}
-
-// dialers are the ways to travel that this version has, by their names.
-func (r *relays) dialers(e *config.RelayEntry) (map[string]dialer, error) {
-	cfg := mirror.DialerConfig{PublicKey: e.Key, CoverName: e.CoverName, Proof: e.Proof, Logger: r.log}
-	if e.CertHash != [32]byte{} {
-		cfg.CertHash = &e.CertHash
-	}
-	covered, err := mirror.NewDialer(cfg)
-	if err != nil {
-		return nil, err
-	}
-	scrambled, err := quic.NewDialer(quic.DialerConfig{PublicKey: e.Key, Logger: r.log})
-	if err != nil {
-		return nil, err
-	}
-	return map[string]dialer{mirror.Kind: covered, quic.Kind: scrambled}, nil
 }
 
 // preferredCipher is AES-256-GCM where the processor has instructions for it,
@@ -261,14 +261,15 @@ func (r *relays) status() front.Status {
 		s.BytesDown += st.Down
 		for _, c := range st.Carriers {
 			s.Online = true
+			route, _ := l.keeper.Route(c.N)
 			s.Carriers = append(s.Carriers, front.Carrier{
-				Relay: l.label, Transport: c.Kind, State: carrierState(c), RTT: c.RTT.Milliseconds(),
+				Relay: l.label, Transport: c.Kind, Detour: route.Detour, State: carrierState(c), RTT: c.RTT.Milliseconds(),
 				BytesUp: c.Up, BytesDown: c.Down, Age: int64(c.Age / time.Second),
 			})
 		}
 		for _, p := range l.keeper.Paths() {
 			s.Paths = append(s.Paths, front.Path{
-				Relay: l.label, Transport: p.Route.Transport, State: front.State(p.State), Failure: string(p.Failure),
+				Relay: l.label, Transport: p.Route.Transport, Detour: p.Route.Detour, State: front.State(p.State), Failure: string(p.Failure),
 				Since: p.Since, Successes: p.Successes, Failures: p.Failures,
 				Retry: int64(max(0, time.Until(p.Retry)) / time.Second),
 			})

@@ -11,6 +11,7 @@ import (
 	"busel/internal/cli"
 	"busel/internal/control"
 	"busel/internal/front"
+	"busel/internal/rotate"
 	"busel/internal/state"
 )
 
@@ -70,7 +71,7 @@ func settings(dir *state.Dir) (config.Client, error) {
 func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) error {
 	log := std.Logger(set.LogLevel)
 	ctx, cancel := context.WithCancel(ctx)
-	rel := &relays{ctx: ctx, log: log}
+	rel := &relays{ctx: ctx, log: log, policy: rotate.Policy(set.Policy), horizon: rotate.NewHorizon()}
 	defer rel.wg.Wait()
 	defer cancel()
 	load := func() {

@@ -35,6 +35,7 @@ var layers = []layer{
 	{"obfs/...", []string{"obfs/records"}, "how bytes look: pure data and pure functions; a look says how its browser cuts records"},
 	{"internal/session", []string{"internal/flow", "internal/wire", "transport"}, "knows carriers as an interface only, so that any may die"},
 	{"internal/rotate", []string{"internal/flow", "internal/wire", "transport"}, "chooses among carriers; knows neither frames nor TLS"},
+	{"internal/detour", []string{"internal/flow", "transport"}, "streams of any opener as a network for any transport"},
 	{"internal/cover", nil, "the built-in site is a web server that knows nothing of the tunnel"},
 	{"internal/exit", []string{"internal/flow", "transport"}, "implements flow.Opener; works without any tunnel"},
 	{"internal/front", []string{"internal/flow"}, "uses flow.Opener; works without any tunnel"},

@@ -30,7 +30,8 @@ type Carrier struct {
 	RTT       int64  `json:"rtt_ms"` // smoothed round trip, milliseconds
 	BytesUp   uint64 `json:"bytes_up"`
 	BytesDown uint64 `json:"bytes_down"`
-	Age       int64  `json:"age_s"` // seconds since it was made
+	Age       int64  `json:"age_s"`            // seconds since it was made
+	Detour    bool   `json:"detour,omitempty"` // it leads through another relay
 }
 
 // Path is one way to a relay and what became of it.
@@ -43,6 +44,7 @@ type Path struct {
 	Retry     int64     `json:"retry_s"`        // seconds until it is tried again; 0 if no retry is planned
 	Successes int       `json:"successes"`
 	Failures  int       `json:"failures"`
+	Detour    bool      `json:"detour,omitempty"` // it leads through another relay
 }
 
 // State is what a carrier or path is good for now.

@@ -11,18 +11,19 @@ type Member struct {
 // Group is the relays that a client holds, the preferred one first.
 type Group []Member
 
-// Best is where to open the next stream or flow: the first that is attached,
-// else the first that did not fail lately, else the first. The group must not
-// be empty. What is open stays with its relay.
+// Best is where to open the next stream or flow: the first that is well, else the
+// first with a carrier at all, which is looking for a better one, else the first
+// that did not fail lately, else the first. The group must not be empty. What is
+// open stays with its relay.
 func (g Group) Best() Member {
-	for _, m := range g {
-		if m.Keeper.Attached() {
-			return m
-		}
-	}
-	for _, m := range g {
-		if !m.Keeper.Failing() {
-			return m
+	for _, fit := range []func(*Keeper) bool{
+		(*Keeper).Healthy, (*Keeper).Attached,
+		func(k *Keeper) bool { return !k.Failing() },
+	} {
+		for _, m := range g {
+			if fit(m.Keeper) {
+				return m
+			}
 		}
 	}
 	return g[0]

@@ -1,56 +1,43 @@
-// Package rotate keeps a session on a living carrier: it notices that one is
-// wanted, races the routes to the relay politely, attaches what answers first,
-// and dials again the moment a carrier dies.
+// Package rotate keeps a session on living carriers: it notices when one is
+// wanted, races the routes to the relay politely, keeps a warm spare on an unlike
+// transport, moves when a carrier dies or becomes slow, learns what this network
+// does to which way of travelling, and tells a block from an outage.
 //
-// It knows neither frames nor bytes, only which carriers live and how dialling
-// went. A session that wants no carrier (no open stream, nothing queued) is left
-// alone, so that an idle client is silent. A cancelled dial is never counted as
-// a failure of its route.
+// It knows neither frames nor bytes, only which carriers live and how they and the
+// dials went. A session that wants no carrier is left alone, so that an idle client
+// is silent.
+//
+// All decisions are made in [Keeper.step], from what the session shows ([View]),
+// what is known of each way ([Path]) and the time. What happens is in
+//
+//   - plan.go: how many carriers there should be, and what for;
+//   - race.go: which way is dialled next, and when;
+//   - path.go: what is known of a way, and when it rests;
+//   - pace.go: how many TLS connections a censor may see;
+//   - trial.go: whether a second carrier carries more, and which one is throttled;
+//   - budget.go: networks that freeze each flow after a few packets;
+//   - horizon.go: outages, which all keepers share.
 package rotate
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"busel/internal/wire"
 	"busel/transport"
 )
 
-// Pace of dialling.
-const (
-	// dialTimeout bounds one dial, from the connect to the relay's reply. A
-	// handshake at 1 s round trip, the slowest link worth waiting for, takes
-	// four; a lossy one needs two retransmissions (1 s, 3 s) on top.
-	dialTimeout = 10 * time.Second
-	// spacing is the least time between the starts of two rounds of dials, and of
-	// two dials over one transport: TLS connections closer than 400 ms draw a
-	// freeze on some networks (row R2).
-	spacing = 400 * time.Millisecond
-	// firstPause and maxPause bound the wait after all routes failed in a row.
-	firstPause = spacing
-	maxPause   = 5 * time.Second
-	// maxShortPause bounds the wait after carriers that came but did not live:
-	// each of them may have moved something.
-	maxShortPause = 2 * time.Second
-	// refusedPause is the wait after the relay itself refused the invite.
-	refusedPause = time.Minute
-	// forgive is how long a relay that could not be reached is passed over when
-	// another one is held.
-	forgive = time.Minute
-	// settled is how long a carrier must have lived for its end to be answered
-	// by dialling at once: longer than a censor takes that ends each carrier as
-	// soon as it sees one.
-	settled = 250 * time.Millisecond
-)
-
-// Offer is one hello that waits for a carrier. *session.Offer is one.
+// Offer is one hello that waits for a carrier. An adapter around *session.Offer is
+// one.
 type Offer interface {
+	Carrier() uint32 // its number in the session
 	Hello() *wire.Hello
 	// Attach blocks until the carrier is done and says why.
 	Attach(ctx context.Context, c transport.Carrier, a *wire.Accept) error
@@ -61,240 +48,506 @@ type Offer interface {
 
 // Session is what the keeper serves. An adapter around *session.Client is one.
 type Session interface {
-	// WaitNeeded blocks until the session wants a carrier and none that it has
-	// is in good health, or until ctx ends, which is the only error.
-	WaitNeeded(ctx context.Context) error
-	Offer() Offer
+	// View returns what the session looks like, and a channel that is closed when
+	// anything of it but rates and sums has changed.
+	View() (View, <-chan struct{})
+	// Offer reserves a carrier: active, or a spare. A budget other than 0 bounds
+	// how many bytes travel on it.
+	Offer(state wire.CarrierState, budget uint64) Offer
+	// Set makes a live carrier active or a spare.
+	Set(n uint32, state wire.CarrierState)
+	// Drop gives a carrier up; what it carried moves to others.
+	Drop(n uint32, err error)
+	// Doubt asks each carrier for a sign of life.
+	Doubt()
 	// Fail ends all streams: the relay refuses the invite.
 	Fail(cause error)
 }
 
-// State is the state of a path in `client status -json`.
-type State string
+// View is a session as the keeper sees it.
+type View struct {
+	Wanted   bool // streams or flows exist, or something is queued
+	Moving   bool // something moved of late, or waits to
+	Carriers []Carrier
+}
 
-// States of a path.
-const (
-	Active  State = "active"  // a carrier on it is in use
-	Resting State = "resting" // failed lately
-	Known   State = "known"   // worked before, not in use
-	Untried State = "untried"
-)
+// Carrier is one that lives.
+type Carrier struct {
+	N        uint32
+	State    wire.CarrierState // active or spare
+	Suspect  bool              // silent although it owes an answer
+	Spent    bool              // its budget is used up
+	Busy     bool              // a stream's data moved on it of late, or waits for an answer
+	Rate     float64           // bytes/s, both ways, over about a second
+	Up, Down uint64            // bytes of frames
+}
 
-// Path is what is known of one route.
-type Path struct {
-	Route               transport.Route
-	State               State
-	Failure             transport.Failure // the last, empty after a success
-	Since               time.Time         // of the state
-	Retry               time.Time         // no dial before it, zero if none is due
-	Successes, Failures int
+func (c *Carrier) healthy() bool {
+	return c.State == wire.CarrierActive && !c.Suspect && !c.Spent
+}
 
-	carriers int           // now
-	took     time.Duration // the last dial that gave a carrier, or the usual time
-	slow     bool          // another route won though this one had started before it
+// Kind is what is to be known of a transport.
+type Kind struct {
+	Name string // in sentences for the user: "TLS"
+	// Counted: its dials are TLS connections that look like a browser's, and a
+	// censor may count them (row R2).
+	Counted bool
 }
 
 // Config of a [Keeper].
 type Config struct {
-	Routes  []transport.Route           // at least one; all lead to the same relay
-	Dialers map[string]transport.Dialer // by Route.Transport
-	Session Session
-	Logger  *slog.Logger // nil discards
+	// Routes all lead to one relay; the preferred one first. Fallbacks are such
+	// with an oddity (a ClientHello in pieces), each tried when a route over the
+	// same transport to the same address failed in its TLS hello.
+	Routes, Fallbacks []transport.Route
+	Dialer            func(r transport.Route) transport.Dialer
+	Kinds             map[string]Kind // by Route.Transport
+	Policy            Policy          // the zero value is [Auto]
+	Session           Session
+	Horizon           *Horizon // shared by all keepers; nil is one of its own
+	Memory            Memory   // nil forgets
+	// Passable reports whether some other relay can be gone through now, for the
+	// routes that are detours; nil is never. It must take no keeper's lock:
+	// [Keeper.Passable] takes none.
+	Passable func() bool
+	Logger   *slog.Logger // nil discards
 }
+
+// Pace of the keeper.
+const (
+	// settled is how long a carrier must have lived for its end to say nothing of
+	// its path: longer than a censor takes that ends each carrier as soon as it
+	// sees one.
+	settled = 250 * time.Millisecond
+	// refusedPause is the wait after the relay itself refused the invite.
+	refusedPause = time.Minute
+	// forgive is how long a relay that could not be reached is passed over when
+	// another one is held.
+	forgive = time.Minute
+	// beatMin and beatMax bound the time between signs of life on a session that is
+	// quiet but has open streams, so that what comes for them finds its way: less
+	// than home routers remember a mapping of UDP (RFC 4787 asks for 120 s, many do
+	// 60) and than a web server keeps a connection (nginx: 75 s).
+	beatMin = 35 * time.Second
+	beatMax = 50 * time.Second
+)
 
 // Keeper keeps one session attached. Create it with [New], then Run it.
 type Keeper struct {
-	cfg     Config
-	log     *slog.Logger
-	wg      sync.WaitGroup       // of dials and carriers
-	started map[string]time.Time // the newest dial over a transport; Run's own
+	cfg    Config
+	log    *slog.Logger
+	wg     sync.WaitGroup // of dials and carriers
+	kicked chan struct{}
 
-	mu       sync.Mutex
-	paths    []Path
-	attached int
-	failed   time.Time // when every route had failed in a row; zero after a success
-	refused  time.Time // when the relay said that the invite is void; zero after a success
+	mu        sync.Mutex
+	paths     []*Path
+	paces     map[string]*pace // by transport; ways through other relays have none
+	attempts  []*attempt       // dials under way
+	held      map[uint32]*held // carriers
+	need      *need            // while no carrier is healthy and one is wanted
+	trial     trial
+	budget    budget
+	after     []func()    // to do without the lock
+	passage   atomic.Bool // see Passable
+	wanted    bool
+	healthy   bool      // now
+	direct    bool      // a healthy carrier does not lead through another relay
+	down      uint64    // received on the carriers that live
+	moving    time.Time // since when; zero if it is not
+	useAfter  time.Time // no dial that is only of use before it
+	useFails  int       // in a row
+	beatAt    time.Time
+	told      *move     // a need that is over, and not told yet
+	connected bool      // once, since a carrier is wanted
+	lost      string    // how the last carrier was lost, in words
+	failed    time.Time // when every route had failed in a row; zero after a success
+	refused   time.Time // when the relay said that the invite is void; zero after a success
+	hold      time.Time // no dial in a need before it
+	flaps     int       // carriers in a row that did not live long
+	roamed    bool      // recall what is known: the network may be another one
+	outage    bool      // there was one at the last step
+}
+
+// held is a carrier of ours.
+type held struct {
+	path   *Path
+	born   time.Time
+	moved  uint64 // bytes, when last seen
+	budget uint64
+	spent  bool
+	left   bool      // we have given it up
+	seen   bool      // in the session's view
+	gone   time.Time // from there
+}
+
+// endWithin is how long the judgement of a carrier's end is waited for: a session
+// shows that one is gone a moment before it says why.
+const endWithin = 50 * time.Millisecond
+
+// usable reports whether a carrier of ours is in use and well.
+func (k *Keeper) usable(c *Carrier) bool {
+	h := k.held[c.N]
+	return c.healthy() && h != nil && !h.left
 }
 
 // New returns a keeper that does nothing until Run.
 func New(cfg Config) *Keeper {
-	k := &Keeper{cfg: cfg, log: cfg.Logger, started: make(map[string]time.Time)}
+	k := &Keeper{cfg: cfg, log: cfg.Logger, kicked: make(chan struct{}, 1), paces: map[string]*pace{}, held: map[uint32]*held{}}
 	if k.log == nil {
 		k.log = slog.New(slog.DiscardHandler)
 	}
-	for _, r := range cfg.Routes {
-		k.paths = append(k.paths, Path{Route: r, State: Untried, took: usualDial})
+	if k.cfg.Horizon == nil {
+		k.cfg.Horizon = NewHorizon()
 	}
+	for i, r := range slices.Concat(cfg.Routes, cfg.Fallbacks) {
+		k.paths = append(k.paths, &Path{Route: r, State: Untried, fallback: i >= len(cfg.Routes), took: usualDial})
+		k.paces[r.Transport] = &pace{counted: cfg.Kinds[r.Transport].Counted}
+	}
+	k.budget.init(cfg)
+	k.passage.Store(true)
+	k.recall(time.Now())
 	return k
+}
+
+// recall takes from memory what is known of the routes on this network.
+func (k *Keeper) recall(now time.Time) {
+	if k.cfg.Memory == nil {
+		return
+	}
+	for _, p := range k.paths {
+		m := k.cfg.Memory.Recall(p.Route)
+		p.recall(m, now)
+		k.budget.recall(m.Budget)
+	}
+}
+
+// note writes to memory what is known of a path.
+func (k *Keeper) note(p *Path) {
+	if k.cfg.Memory != nil {
+		m := p.remember(k.budget.learned())
+		k.after = append(k.after, func() { k.cfg.Memory.Note(p.Route, m) })
+	}
 }
 
 // Run keeps the session attached until ctx ends, and returns its cause. It has
 // closed every carrier it made by then.
 func (k *Keeper) Run(ctx context.Context) error {
 	defer k.wg.Wait()
-	var (
-		born  time.Time     // of the newest carrier; zero once it was judged
-		pause time.Duration // after the last disappointment; 0 after a success
-		next  time.Time     // no dial before it
-	)
-	disappointed := func(most time.Duration) {
-		pause = min(max(firstPause, pause*2), most)
-		next = time.Now().Add(jitter(pause))
-	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
-		if err := k.cfg.Session.WaitNeeded(ctx); err != nil {
-			return err
+		k.mu.Lock()
+		// After the lock, so that a carrier whose dial is no longer under way is in it.
+		view, viewed := k.cfg.Session.View()
+		outage, horizon := k.cfg.Horizon.Outage()
+		now := time.Now()
+		wake := k.step(ctx, view, outage, now)
+		after := k.after
+		k.after = nil
+		k.mu.Unlock()
+		for _, f := range after {
+			f()
 		}
-		// That a carrier is needed means that the newest has died, or is suspect.
-		switch lived := time.Since(born); {
-		case born.IsZero():
-		case lived >= settled:
-			pause, born = 0, time.Time{}
-		default:
-			born = time.Time{}
-			disappointed(maxShortPause)
+		var fire <-chan time.Time
+		if !wake.IsZero() {
+			timer.Reset(time.Until(wake))
+			fire = timer.C
 		}
-		if d := time.Until(next); d > 0 {
-			if err := sleep(ctx, d); err != nil {
-				return err
-			}
-			continue // it may not be needed any more
-		}
-		next = time.Now().Add(spacing)
-		err := k.round(ctx)
-		switch {
-		case ctx.Err() != nil:
+		select {
+		case <-ctx.Done():
 			return context.Cause(ctx)
-		case err == nil:
-			born = time.Now()
-		case isRefusal(err):
-			next = time.Now().Add(jitter(refusedPause))
-			if isVoid(err) {
-				k.mu.Lock()
-				k.refused = time.Now()
-				k.mu.Unlock()
-				k.cfg.Session.Fail(err)
-			}
-		default:
-			disappointed(maxPause)
+		case <-viewed:
+		case <-horizon:
+		case <-k.kicked:
+		case <-fire:
 		}
 	}
 }
 
-// order returns the routes, best first: those that neither failed nor were too
-// slow lately, the slow ones, and the others by the age of the failure.
-func (k *Keeper) order() []Path {
-	paths := k.Paths()
-	slices.SortStableFunc(paths, func(a, b Path) int {
-		if by := cmp.Compare(rank(a), rank(b)); by != 0 {
+func (k *Keeper) kick() {
+	select {
+	case k.kicked <- struct{}{}:
+	default:
+	}
+}
+
+// Roam tells the keeper that the link has changed, or that the machine has slept:
+// carriers are asked for a sign of life, what is known of this network is recalled,
+// and nothing waits any longer.
+func (k *Keeper) Roam() {
+	k.mu.Lock()
+	k.roamed = true
+	k.mu.Unlock()
+	k.kick()
+}
+
+// step makes all decisions of a moment and returns when the next are due.
+func (k *Keeper) step(ctx context.Context, v View, outage, now time.Time) (wake time.Time) {
+	if k.outage && outage.IsZero() {
+		k.pardon()
+	}
+	k.outage = !outage.IsZero()
+	k.observe(v, now)
+	if k.roamed {
+		k.roamed = false
+		k.recall(now)
+		k.useAfter, k.useFails, k.beatAt = time.Time{}, 0, time.Time{}
+		if k.need != nil {
+			k.need.again(now)
+			k.need.cycle = 0
+		}
+		k.after = append(k.after, k.cfg.Session.Doubt)
+	}
+	for _, p := range k.paths {
+		p.wake(now)
+	}
+	if !v.Wanted {
+		k.cancel(func(*attempt) bool { return true })
+		k.need, k.beatAt = nil, time.Time{}
+		return time.Time{}
+	}
+	w, wake := k.plan(v, now)
+	k.arrange(v, &w)
+	if judged := k.ending(now); !judged.IsZero() {
+		wake = earlier(wake, judged)
+	} else {
+		wake = earlier(wake, k.dialNeeded(ctx, w, outage, now))
+		wake = earlier(wake, k.dialUseful(ctx, v, w, outage, now))
+	}
+	wake = earlier(wake, k.tell(now))
+	return earlier(wake, k.beat(v, now))
+}
+
+// observe notes what the session shows.
+func (k *Keeper) observe(v View, now time.Time) {
+	k.wanted = v.Wanted
+	k.healthy = false
+	direct := false
+	var down uint64
+	for i := range v.Carriers {
+		c := &v.Carriers[i]
+		down += c.Down
+		h := k.held[c.N]
+		if h == nil {
+			continue
+		}
+		h.seen = true
+		if sum := c.Up + c.Down; sum > h.moved {
+			k.trial.moved += sum - h.moved
+			h.moved = sum
+		}
+		h.spent = h.spent || c.Spent
+		if c.Suspect {
+			h.path.stained = now
+			k.lost = k.words(h.path.Route) + " fell silent"
+		}
+		if k.usable(c) {
+			k.healthy = true
+			direct = direct || !h.path.Route.Detour
+		}
+		h.path.goodput = max(h.path.goodput, c.Rate)
+	}
+	k.passage.Store(direct || !v.Wanted && k.failed.IsZero())
+	for n, h := range k.held {
+		if h.seen && h.gone.IsZero() && !slices.ContainsFunc(v.Carriers, func(c Carrier) bool { return c.N == n }) {
+			h.gone = now
+		}
+	}
+	if down > k.down {
+		k.living(now)
+	}
+	k.down = down
+	switch {
+	case !v.Moving:
+		k.moving = time.Time{}
+	case k.moving.IsZero():
+		k.moving = now
+	}
+	switch {
+	case !v.Wanted:
+		k.lost, k.need, k.told, k.connected = "", nil, nil, false
+	case k.healthy && k.need != nil:
+		if k.connected {
+			k.afterMove(now)
+		}
+		k.moved(v, now)
+		k.cancel(func(a *attempt) bool { return a.need && a.budget == 0 })
+		k.need = nil
+	case !k.healthy && k.need == nil:
+		k.need = newNeed(now)
+	}
+}
+
+// ending is until when the end of a carrier may still be judged; zero if there is
+// no such.
+func (k *Keeper) ending(now time.Time) (at time.Time) {
+	for _, h := range k.held {
+		if until := h.gone.Add(endWithin); !h.gone.IsZero() && now.Before(until) {
+			at = later(at, until)
+		}
+	}
+	return at
+}
+
+// arrange promotes spares, demotes carriers that are too many, and drops what is
+// of no use.
+func (k *Keeper) arrange(v View, w *wish) {
+	healthy, spares := 0, []Carrier(nil)
+	for _, c := range v.Carriers {
+		switch {
+		case k.usable(&c):
+			healthy++
+		case c.State == wire.CarrierSpare && !c.Suspect && !c.Spent && k.held[c.N] != nil:
+			spares = append(spares, c)
+		}
+	}
+	set := func(n uint32, s wire.CarrierState) {
+		k.after = append(k.after, func() { k.cfg.Session.Set(n, s) })
+	}
+	// The one that travels unlike the active ones, on the way with the least trouble.
+	slices.SortFunc(spares, func(a, b Carrier) int {
+		p, q := k.held[a.N].path, k.held[b.N].path
+		switch x, y := k.alike(p, v), k.alike(q, v); {
+		case x && !y:
+			return 1
+		case y && !x:
+			return -1
+		}
+		if by := p.stained.Compare(q.stained); by != 0 {
 			return by
 		}
-		if a.State == Resting {
-			return a.Since.Compare(b.Since)
-		}
-		return 0
+		return int(b.N) - int(a.N)
 	})
-	return paths
+	for len(spares) > 0 && (healthy == 0 || healthy < w.active && !w.fresh) {
+		set(spares[0].N, wire.CarrierActive)
+		w.promoted = true
+		spares = spares[1:]
+		healthy++
+	}
+	for excess := healthy - w.active; w.budget == 0 && excess > 0; excess-- {
+		if n := k.worst(v, w); n != 0 {
+			set(n, wire.CarrierSpare)
+			return // another look when that is done
+		}
+	}
+	for len(spares) > maxSpares {
+		n := spares[len(spares)-1].N
+		spares = spares[:len(spares)-1]
+		k.after = append(k.after, func() { k.cfg.Session.Drop(n, errSuperfluous) })
+	}
 }
 
-func rank(p Path) int {
+// maxSpares bounds the carriers that do nothing.
+const maxSpares = 1
+
+// alike reports whether an active carrier travels like the path.
+func (k *Keeper) alike(p *Path, v View) bool {
+	return slices.ContainsFunc(v.Carriers, func(c Carrier) bool {
+		h := k.held[c.N]
+		return c.State == wire.CarrierActive && h != nil && h.path.Route.Transport == p.Route.Transport
+	})
+}
+
+var errSuperfluous = errors.New("there are enough carriers")
+
+// worst is the active carrier to do without: the one on trial, else one on a path
+// that was in trouble, else the newest.
+func (k *Keeper) worst(v View, w *wish) uint32 {
+	var worst uint32
+	for _, c := range v.Carriers {
+		if !k.usable(&c) {
+			continue
+		}
+		if c.N == w.least {
+			return c.N
+		}
+		if worst == 0 {
+			worst = c.N
+			continue
+		}
+		if by := k.held[c.N].path.stained.Compare(k.held[worst].path.stained); by > 0 || by == 0 && c.N > worst {
+			worst = c.N
+		}
+	}
+	return worst
+}
+
+// beat asks quiet carriers for a sign of life now and then.
+func (k *Keeper) beat(v View, now time.Time) time.Time {
 	switch {
-	case p.State == Resting:
-		return 2
-	case p.slow:
-		return 1
+	case v.Moving || len(v.Carriers) == 0:
+		k.beatAt = time.Time{}
+	case k.beatAt.IsZero():
+		k.beatAt = now.Add(beatMin + rand.N(beatMax-beatMin))
+	case !now.Before(k.beatAt):
+		k.beatAt = now.Add(beatMin + rand.N(beatMax-beatMin))
+		k.after = append(k.after, k.cfg.Session.Doubt)
 	}
-	return 0
+	return k.beatAt
 }
 
-var errDialTimeout = errors.New("no answer in time")
-
-func (k *Keeper) noteFailure(r transport.Route, err error) {
-	failure := transport.Timeout
-	if de, ok := errors.AsType[*transport.DialError](err); ok && de.Failure != "" {
-		failure = de.Failure
+// words name a route to a user: "r1:443 over TLS".
+func (k *Keeper) words(r transport.Route) string {
+	s := r.Relay
+	if _, port, err := net.SplitHostPort(r.Address); err == nil {
+		s += ":" + port
 	}
-	level := slog.LevelWarn
-	k.update(r, func(p *Path) {
-		if p.State == Resting && p.Failure == failure {
-			level = slog.LevelDebug // said before; it would be said every few seconds
-		}
-		p.Failure = failure
-		p.Failures++
-		if p.carriers == 0 {
-			p.State, p.Since = Resting, time.Now()
-		}
-	})
-	k.log.Log(context.Background(), level, "could not reach the relay", "relay", r.Relay, "transport", r.Transport, "failure", string(failure), "stage", stage(err))
+	s += " over " + k.name(r)
+	if r.Detour {
+		s += " through another relay"
+	}
+	return s
 }
 
-func stage(err error) string {
-	if de, ok := errors.AsType[*transport.DialError](err); ok {
-		return string(de.Stage)
+func (k *Keeper) name(r transport.Route) string {
+	if n := k.cfg.Kinds[r.Transport].Name; n != "" {
+		return n
 	}
-	return "unknown"
-}
-
-func (k *Keeper) noteJoin(r transport.Route, took time.Duration) {
-	k.update(r, func(p *Path) {
-		p.State, p.Failure, p.Since = Active, "", time.Now()
-		p.took, p.slow = took, false
-		p.Successes++
-		p.carriers++
-		k.attached++
-		k.failed, k.refused = time.Time{}, time.Time{}
-	})
-	k.log.Info("connected to the relay", "relay", r.Relay, "transport", r.Transport, "took", took.Round(time.Millisecond))
-}
-
-func (k *Keeper) noteEnd(r transport.Route, lived time.Duration, err error) {
-	var failure transport.Failure
-	if ce, ok := errors.AsType[*transport.CarrierError](err); ok {
-		failure = ce.Failure
-	}
-	k.update(r, func(p *Path) {
-		p.carriers--
-		k.attached--
-		if failure != "" {
-			p.Failures++
-			p.Failure = failure
-		}
-		if p.carriers > 0 {
-			return // a newer one is on the same way
-		}
-		p.State, p.Since = Known, time.Now()
-		if failure != "" && lived < settled {
-			p.State = Resting
-		}
-	})
-	level, said := slog.LevelInfo, "connection to the relay was cut"
-	if failure == "" { // the cover's idle limit, or ours
-		level, said = slog.LevelDebug, "connection to the relay ended"
-	}
-	k.log.Log(context.Background(), level, said, "relay", r.Relay, "transport", r.Transport, "failure", string(failure), "lived", lived.Round(time.Millisecond))
-}
-
-func (k *Keeper) update(r transport.Route, change func(*Path)) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if i := slices.IndexFunc(k.paths, func(p Path) bool { return p.Route == r }); i >= 0 {
-		change(&k.paths[i])
-	}
+	return r.Transport
 }
 
 // Paths returns what is known of each route, in the order of the configuration.
 func (k *Keeper) Paths() []Path {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return slices.Clone(k.paths)
+	var paths []Path
+	for _, p := range k.paths {
+		if p.fallback && p.State == Untried && p.Failures == 0 {
+			continue // an oddity that nobody needed
+		}
+		paths = append(paths, *p)
+	}
+	return paths
 }
 
-// Attached reports whether a carrier is in use now.
+// Route returns the route of a carrier that lives.
+func (k *Keeper) Route(n uint32) (transport.Route, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if h := k.held[n]; h != nil {
+		return h.path.Route, true
+	}
+	return transport.Route{}, false
+}
+
+// Healthy reports whether a carrier is in use that is not suspect.
+func (k *Keeper) Healthy() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.healthy
+}
+
+// Attached reports whether a carrier lives, suspect or not.
 func (k *Keeper) Attached() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.attached > 0
+	return len(k.held) > 0
 }
+
+// Passable reports whether others may go through this relay: a healthy carrier
+// leads straight to it, or nobody wants one and the last time it did not fail. It
+// takes no lock, so that keepers may ask each other.
+func (k *Keeper) Passable() bool { return k.passage.Load() }
 
 // Failing reports whether every route failed when last tried, less than
 // [forgive] ago.
@@ -327,18 +580,4 @@ func isVoid(err error) bool {
 // same relay do not come back in step.
 func jitter(d time.Duration) time.Duration {
 	return d*3/4 + rand.N(d/2+1)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -1,260 +1,602 @@
 package rotate
 
 import (
-	"context"
-	"errors"
-	"slices"
-	"sync"
+	"fmt"
+	"math/rand/v2"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"busel/internal/flow"
 	"busel/internal/wire"
 	"busel/transport"
 )
 
-// fakeSession needs a carrier while wanted is true and none is healthy. Its
-// offers attach until the carrier's life ends.
-type fakeSession struct {
-	mu        sync.Mutex
-	wanted    bool
-	healthy   int
-	changed   chan struct{}
-	withdrawn int
-	failed    int
-}
-
-func newFakeSession(wanted bool) *fakeSession {
-	return &fakeSession{wanted: wanted, changed: make(chan struct{})}
-}
-
-func (s *fakeSession) WaitNeeded(ctx context.Context) error {
-	for {
-		s.mu.Lock()
-		needed, changed := s.wanted && s.healthy == 0, s.changed
-		s.mu.Unlock()
-		if needed {
-			return ctx.Err()
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-func (s *fakeSession) change(f func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f()
-	close(s.changed)
-	s.changed = make(chan struct{})
-}
-
-func (s *fakeSession) Fail(error) { s.change(func() { s.failed++ }) }
-
-func (s *fakeSession) want(v bool) { s.change(func() { s.wanted = v }) }
-
-func (s *fakeSession) Offer() Offer { return &fakeOffer{s, make(chan struct{})} }
-
-type fakeOffer struct {
-	s        *fakeSession
-	attached chan struct{}
-}
-
-func (o *fakeOffer) Attached() <-chan struct{} { return o.attached }
-
-func (o *fakeOffer) Hello() *wire.Hello { return new(wire.Hello) }
-
-func (o *fakeOffer) Withdraw() {
-	o.s.mu.Lock()
-	defer o.s.mu.Unlock()
-	o.s.withdrawn++
-}
-
-func (o *fakeOffer) Attach(ctx context.Context, c transport.Carrier, _ *wire.Accept) error {
-	fc := c.(*fakeCarrier)
-	o.s.change(func() { o.s.healthy++ })
-	close(o.attached)
-	suspect := fc.suspect
-	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-suspect:
-			suspect = nil
-			o.s.change(func() { o.s.healthy-- })
-		case <-fc.died:
-			if suspect != nil || fc.suspect == nil {
-				o.s.change(func() { o.s.healthy-- })
-			}
-			return &transport.CarrierError{Failure: transport.Reset, Err: errors.New("dead")}
-		}
-	}
-}
-
-type fakeCarrier struct {
-	transport.Carrier
-	died    chan struct{}
-	suspect chan struct{} // nil: never
-}
-
-// fakeDialer answers with what plan says for each dial, in order; the last
-// answer repeats.
-type fakeDialer struct {
-	mu    sync.Mutex
-	plan  []answer
-	dials []dial
-}
-
-type answer struct {
-	err     error
-	life    time.Duration // of the carrier; 0 is for ever
-	suspect time.Duration // when it falls silent; 0 is never
-}
-
-type dial struct {
-	at    time.Duration
-	route transport.Route
-}
-
-var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // where synctest's clock starts
-
-func (d *fakeDialer) Dial(_ context.Context, r transport.Route, _ *wire.Hello) (transport.Carrier, *wire.Accept, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	a := d.plan[min(len(d.dials), len(d.plan)-1)]
-	d.dials = append(d.dials, dial{time.Since(epoch), r})
-	if a.err != nil {
-		return nil, nil, &transport.DialError{Route: r, Stage: transport.StageConnect, Failure: transport.Refused, Err: a.err}
-	}
-	c := &fakeCarrier{died: make(chan struct{})}
-	if a.life > 0 {
-		time.AfterFunc(a.life, func() { close(c.died) })
-	}
-	if a.suspect > 0 {
-		c.suspect = make(chan struct{})
-		time.AfterFunc(a.suspect, func() { close(c.suspect) })
-	}
-	return c, new(wire.Accept), nil
-}
-
-func (d *fakeDialer) times() (at []time.Duration) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, x := range d.dials {
-		at = append(at, x.at)
-	}
-	return at
-}
-
-// start runs a keeper in the bubble until the test ends.
-func start(t *testing.T, s Session, d transport.Dialer, routes ...string) *Keeper {
+// run is a test in a bubble over all that a first version of it needs: routes over
+// two transports.
+func run(t *testing.T, change func(s *sim, cfg *Config), routes []transport.Route, f func(t *testing.T, s *sim)) {
 	t.Helper()
-	cfg := Config{Session: s, Dialers: map[string]transport.Dialer{"fake": d}}
-	for _, r := range routes {
-		cfg.Routes = append(cfg.Routes, transport.Route{Relay: "r1", Transport: "fake", Address: r})
-	}
-	k := New(cfg)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- k.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
-			t.Errorf("Run returned %v, want the context's cause", err)
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, change, routes...)
+		f(t, s)
+		s.stop()
+		synctest.Wait()
+		if s.beside > 1 && s.Keeper.cfg.Policy != Budget && s.budget.bytes == 0 {
+			t.Errorf("%d dials over one transport to one address at once", s.beside)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.attached+s.withdrawn != int(s.nextN) {
+			t.Errorf("%d offers: %d attached, %d withdrawn", s.nextN, s.attached, s.withdrawn)
+		}
+		if n := len(s.live); n > 0 {
+			t.Errorf("%d carriers live after Run", n)
 		}
 	})
-	return k
 }
+
+var both = []transport.Route{tlsA, udpA}
 
 func TestIdleSessionIsLeftAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := &fakeDialer{plan: []answer{{}}}
-		s := newFakeSession(false)
-		k := start(t, s, d, "a")
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		if n := len(d.times()); n != 0 {
-			t.Fatalf("dialled %d times without demand", n)
+	run(t, func(s *sim, _ *Config) { s.wanted = false }, both, func(t *testing.T, s *sim) {
+		s.let(time.Hour)
+		if len(s.dials) != 0 || len(s.doubts) != 0 {
+			t.Fatalf("%d dials and %d doubts while idle", len(s.dials), len(s.doubts))
 		}
-		s.want(true)
+		s.change(func() { s.wanted = true })
+		s.let(usualTook)
 		synctest.Wait()
-		if n := len(d.times()); n != 1 || !k.Attached() {
-			t.Fatalf("after demand: %d dials, attached %t", n, k.Attached())
+		s.is("tls active")
+	})
+}
+
+// A visit that is over soon needs no spare.
+func TestSpareComesWithTraffic(t *testing.T) {
+	run(t, nil, both, func(t *testing.T, s *sim) {
+		s.let(10 * time.Second)
+		s.is("tls active")
+		s.change(func() { s.moving = true })
+		s.let(spareAfter + usualTook + time.Millisecond)
+		s.is("tls active", "udp spare")
+		s.let(time.Minute)
+		if n := len(s.dials); n != 2 {
+			t.Errorf("%d dials, want 2", n)
 		}
 	})
 }
 
-func TestDialsAgainAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := &fakeDialer{plan: []answer{{life: 10 * time.Second}, {life: 300 * time.Millisecond}, {life: 20 * time.Second}, {}}}
-		start(t, newFakeSession(true), d, "a")
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		// The third waits for the least time between two.
-		want := []time.Duration{0, 10 * time.Second, 10*time.Second + spacing, 30*time.Second + spacing}
-		if got := d.times(); !slices.Equal(got, want) {
-			t.Errorf("dialled at %v, want %v", got, want)
+// The heart of it: a spare takes over without a dial, and is replaced.
+func TestSpareTakesOver(t *testing.T) {
+	for _, how := range []string{"reset", "silence"} {
+		t.Run(how, func(t *testing.T) {
+			run(t, func(s *sim, _ *Config) { s.moving = true }, both, func(t *testing.T, s *sim) {
+				s.let(5 * time.Second)
+				dials := len(s.dials)
+				if how == "reset" {
+					s.reset()
+				} else {
+					s.each(func(c *simCarrier) { c.suspect = c.route == tlsA })
+				}
+				synctest.Wait()
+				if got := s.states(); got[len(got)-1] != "udp active" {
+					t.Fatalf("there are %q", got)
+				}
+				if len(s.dials) != dials {
+					t.Error("something was dialled beside the promotion")
+				}
+				s.let(moveRest / 2)
+				s.is("udp active")
+				s.let(3 * moveRest)
+				s.is("tls spare", "udp active")
+				if l := s.log.String(); !strings.Contains(l, "moved to QUIC in ") || !strings.Contains(l, "r1:443 over TLS") {
+					t.Errorf("the log does not tell:\n%s", l)
+				}
+			})
+		})
+	}
+}
+
+// A suspect carrier that recovers becomes the spare.
+func TestRecoveredCarrierIsSpare(t *testing.T) {
+	run(t, func(s *sim, _ *Config) { s.moving = true }, both, func(t *testing.T, s *sim) {
+		s.let(5 * time.Second)
+		s.each(func(c *simCarrier) { c.suspect = c.route == tlsA })
+		s.let(trip / 2)
+		s.each(func(c *simCarrier) { c.suspect = false })
+		s.let(time.Second)
+		s.is("tls spare", "udp active")
+		if len(s.dials) != 2 {
+			t.Errorf("%d dials, want 2", len(s.dials))
 		}
 	})
 }
 
-// TestSuspectIsReplacedBeforeItsEnd has a carrier that falls silent after 10 s
-// and ends at 40 s: the next one comes at 10 s.
-func TestSuspectIsReplacedBeforeItsEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := &fakeDialer{plan: []answer{{suspect: 10 * time.Second, life: 40 * time.Second}, {}}}
-		k := start(t, newFakeSession(true), d, "a")
-		time.Sleep(20 * time.Second)
-		synctest.Wait()
-		if got, want := d.times(), []time.Duration{0, 10 * time.Second}; !slices.Equal(got, want) {
-			t.Errorf("dialled at %v, want %v", got, want)
+func TestFirstRouteAnswersAroundTheStagger(t *testing.T) {
+	least, most := usualDial+headStart*3/4, usualDial+headStart*5/4
+	for _, c := range []struct {
+		name  string
+		took  time.Duration
+		dials int
+	}{{"quickly", trip + 1, 1}, {"just before", least - 1, 1}, {"just after", most + 1, 2}} {
+		t.Run(c.name, func(t *testing.T) {
+			run(t, func(s *sim, _ *Config) {
+				// Not the reach, but all of it, takes long: else the reach tells.
+				s.net = func(r transport.Route) way {
+					if r == tlsA && c.took > least {
+						return way{silent: true}
+					}
+					return way{took: c.took}
+				}
+			}, both, func(t *testing.T, s *sim) {
+				s.let(most + 10*trip)
+				if len(s.dials) != c.dials {
+					t.Fatalf("%d dials, want %d", len(s.dials), c.dials)
+				}
+				if c.dials == 2 && (s.dials[1].at < least || s.dials[1].at > most) {
+					t.Errorf("the second began after %v", s.dials[1].at)
+				}
+			})
+		})
+	}
+}
+
+// A route that is silent is overtaken and goes second from then on.
+func TestSilentRouteGoesSecond(t *testing.T) {
+	run(t, func(s *sim, _ *Config) {
+		s.net = func(r transport.Route) way { return way{silent: r == tlsA} }
+	}, both, func(t *testing.T, s *sim) {
+		s.let(2 * time.Second)
+		s.is("udp active")
+		if p := s.path(tlsA); !p.slow || p.Failures != 0 || p.State != Untried {
+			t.Errorf("the silent path is %+v", p)
 		}
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		if p := k.Paths()[0]; p.State != Active || p.Successes != 2 || !k.Attached() {
-			t.Errorf("after the first one's end the path is %+v", p)
+		s.reset()
+		s.let(usualTook + trip + endWithin)
+		s.is("udp active")
+		if d := s.dials[len(s.dials)-1]; d.route != udpA {
+			t.Errorf("the last dial went over %v", d.route)
 		}
 	})
 }
 
-func TestPausesGrowAndStayBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := &fakeDialer{plan: []answer{{err: errors.New("refused")}}}
-		s := newFakeSession(true)
-		k := start(t, s, d, "a")
-		time.Sleep(2 * time.Minute)
-		synctest.Wait()
-		at := d.times()
-		for i := 1; i < len(at); i++ {
-			gap := at[i] - at[i-1]
-			if gap < 300*time.Millisecond || gap > maxPause*5/4+time.Millisecond {
-				t.Errorf("gap %d is %v", i, gap)
+func TestFailureStartsTheNextAtOnce(t *testing.T) {
+	run(t, func(s *sim, _ *Config) {
+		s.net = func(r transport.Route) way {
+			if r == tlsB {
+				return way{}
+			}
+			return way{failure: transport.Reset, stage: transport.StageTLS, took: 2 * trip}
+		}
+	}, []transport.Route{tlsA, tlsB, udpA}, func(t *testing.T, s *sim) {
+		s.let(5 * time.Second)
+		s.is("tls active")
+		var order []transport.Route
+		for _, d := range s.dials {
+			order = append(order, d.route)
+		}
+		if fmt.Sprint(order) != fmt.Sprint([]transport.Route{tlsA, udpA, tlsB}) {
+			t.Errorf("dialled %v", order)
+		}
+		if s.dials[1].at != 2*trip {
+			t.Errorf("the second began after %v, want at once", s.dials[1].at)
+		}
+		for _, r := range []transport.Route{tlsA, udpA} {
+			p := s.path(r)
+			if p.State != Resting || p.Failure != transport.Reset || time.Until(p.Retry) < minRest-5*time.Second || time.Until(p.Retry) > maxRest {
+				t.Errorf("path is %+v", p)
 			}
 		}
-		if len(at) < 20 {
-			t.Errorf("only %d dials in two minutes", len(at))
+	})
+}
+
+// A blocked path is left alone, unless nothing else is left; and it is tried again
+// when it has rested, as the spare.
+func TestBlockedPathRests(t *testing.T) {
+	run(t, func(s *sim, _ *Config) {
+		s.moving = true
+		s.net = func(r transport.Route) way {
+			if r == tlsA && time.Since(s.begin) < 100*time.Second {
+				return way{failure: transport.Reset, stage: transport.StageTLS}
+			}
+			return way{}
 		}
-		if !k.Failing() || s.withdrawn != len(at) {
-			t.Errorf("failing %t, %d of %d offers withdrawn", k.Failing(), s.withdrawn, len(at))
+	}, both, func(t *testing.T, s *sim) {
+		s.let(100 * time.Second)
+		s.is("udp active")
+		if n := len(s.dialsOver(over(tlsA))); n != 1 {
+			t.Fatalf("the blocked path was dialled %d times", n)
 		}
-		if p := k.Paths()[0]; p.State != Resting || p.Failure != transport.Refused || p.Failures != len(at) {
-			t.Errorf("path is %+v", p)
+		s.let(maxRest - 100*time.Second + moveRest)
+		s.is("tls spare", "udp active")
+		if n := len(s.dialsOver(over(tlsA))); n != 2 {
+			t.Errorf("the path was dialled %d times", n)
+		}
+	})
+	run(t, func(s *sim, _ *Config) {
+		s.net = func(r transport.Route) way {
+			if r == tlsA && time.Since(s.begin) < 20*time.Second {
+				return way{failure: transport.Reset, stage: transport.StageTLS}
+			}
+			return way{}
+		}
+	}, both, func(t *testing.T, s *sim) {
+		s.let(30 * time.Second)
+		s.mu.Lock()
+		s.net = func(r transport.Route) way { return way{silent: r == udpA} }
+		s.mu.Unlock()
+		s.reset()
+		s.let(maxStagger + usualTook + trip)
+		s.is("tls active") // in need it is dialled
+	})
+}
+
+// Each rest is twice as long as the one before, up to an hour.
+func TestRestsGrow(t *testing.T) {
+	now := time.Now()
+	p := &Path{State: Untried}
+	e := &transport.DialError{Stage: transport.StageTLS, Failure: transport.Reset}
+	for i := range 10 {
+		p.failed(e, true, now)
+		d := p.Retry.Sub(now)
+		least, most := min(minRest<<i, topRest*3/4), min(maxRest<<i, topRest*5/4)
+		if p.State != Resting || d < least || d > most {
+			t.Fatalf("rest %d is %v, want %v..%v", i+1, d, least, most)
+		}
+		again := p.Retry
+		if p.failed(e, true, now.Add(time.Second)); p.Retry != again {
+			t.Fatal("a try in need made the rest longer")
+		}
+		now = p.Retry
+		p.wake(now)
+	}
+	p.joined(time.Second, now)
+	p.left("", time.Hour, now)
+	if p.failed(e, true, now); p.Retry.Sub(now) > maxRest {
+		t.Error("a success does not end the growth")
+	}
+}
+
+// What TLS connections a censor sees (row R2), whatever happens: never more than
+// three in 60 s, but one at a time every 5 s in need; never closer than 400 ms; and
+// those that are only of use leave one in reserve.
+func TestPaceOfTLS(t *testing.T) {
+	for seed := range uint64(40) {
+		synctest.Test(t, func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, 1))
+			routes := []transport.Route{tlsA, tlsB}
+			if seed%2 == 0 {
+				routes = append(routes, udpA)
+			}
+			s := newSim(t, func(s *sim, _ *Config) {
+				s.moving = true
+				s.rate = func(*simCarrier, int) float64 { return 1e6 }
+				s.net = func(r transport.Route) way {
+					return way{took: time.Duration(200+rng.IntN(800)) * time.Millisecond}
+				}
+			}, routes...)
+			for range 30 {
+				s.let(time.Duration(1000+rng.IntN(8000)) * time.Millisecond)
+				s.reset()
+			}
+			at := s.hellos()
+			for i := range at {
+				if i > 0 && at[i]-at[i-1] < paceSpacing {
+					t.Errorf("seed %d: two TLS dials within %v", seed, at[i]-at[i-1])
+				}
+				if i >= paceMost && at[i]-at[i-paceMost] < paceWindow && at[i]-at[i-1] < paceNeed {
+					t.Errorf("seed %d: more than %d TLS dials in %v, and the last two within %v", seed, paceMost, at[i]-at[i-paceMost], at[i]-at[i-1])
+				}
+				if seed%2 == 0 && i >= paceMost && at[i]-at[i-paceMost] < paceWindow {
+					t.Errorf("seed %d: more than three in 60 s although there is another way", seed)
+				}
+			}
+			s.stop()
+		})
+	}
+}
+
+// Outages of every length: the first dial that can reach somebody begins within a
+// second of the end, nothing is blamed for them, and one line is said.
+func TestOutages(t *testing.T) {
+	for _, routes := range [][]transport.Route{{tlsA}, {tlsA, udpA}, {tlsA, tlsB, udpA, udpB}} {
+		for _, length := range []time.Duration{5 * time.Second, 11 * time.Second, 17300 * time.Millisecond, time.Minute, 10 * time.Minute} {
+			t.Run(fmt.Sprintf("%d routes %v", len(routes), length), func(t *testing.T) {
+				run(t, func(s *sim, _ *Config) { s.moving = true }, routes, func(t *testing.T, s *sim) {
+					s.let(20 * time.Second)
+					before := len(s.dials)
+					s.blackout(length)
+					s.mu.Lock()
+					said := len(s.dials) - before
+					s.mu.Unlock()
+					if most := int(length/time.Second)*3/2 + 6; said > most {
+						t.Errorf("%d dials during the outage, want at most %d", said, most)
+					}
+					s.let(1500*time.Millisecond + usualTook)
+					if !s.Healthy() {
+						t.Fatalf("not back 1.9 s after the end\n%s", s.log.String())
+					}
+					for _, p := range s.Paths() {
+						if p.State == Resting {
+							t.Errorf("the outage is held against %+v", p)
+						}
+					}
+					if n := strings.Count(s.log.String(), "no internet"); length > 10*time.Second && n != 1 {
+						t.Errorf("an outage was said %d times\n%s", n, s.log.String())
+					}
+				})
+			})
+		}
+	}
+}
+
+// In a long outage the questions become rare.
+func TestLongOutageIsCheap(t *testing.T) {
+	run(t, nil, both, func(t *testing.T, s *sim) {
+		s.let(10 * time.Second)
+		s.blackout(2 * time.Hour)
+		before := len(s.dials)
+		s.mu.Lock()
+		s.net = func(transport.Route) way { return way{silent: true} }
+		s.mu.Unlock()
+		s.let(10 * time.Minute)
+		if n := len(s.dials) - before; n > 130 || n < 60 {
+			t.Errorf("%d dials in 10 minutes after two hours", n)
 		}
 	})
 }
 
-func TestFlappingCarrierBacksOff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := &fakeDialer{plan: []answer{{life: time.Millisecond}}}
-		start(t, newFakeSession(true), d, "a")
-		time.Sleep(time.Minute)
+// A TLS hello is cut only after a whole one was reset or lost.
+func TestFallback(t *testing.T) {
+	cut := func(s *sim, cfg *Config) { cfg.Fallbacks = []transport.Route{cutA} }
+	run(t, func(s *sim, cfg *Config) {
+		cut(s, cfg)
+		s.net = func(r transport.Route) way {
+			if r == tlsA {
+				return way{failure: transport.Reset, stage: transport.StageTLS}
+			}
+			return way{}
+		}
+	}, []transport.Route{tlsA}, func(t *testing.T, s *sim) {
+		if len(s.Paths()) != 1 {
+			t.Error("an oddity that nobody needed is shown")
+		}
+		s.let(2 * time.Second)
+		s.is("tls active")
+		if r, _ := s.Route(2); r != cutA {
+			t.Errorf("the carrier is over %v", r)
+		}
+	})
+	run(t, func(s *sim, cfg *Config) {
+		cut(s, cfg)
+		s.net = func(transport.Route) way { return way{failure: transport.Refused} }
+	}, []transport.Route{tlsA}, func(t *testing.T, s *sim) {
+		s.let(time.Minute)
+		if n := len(s.dialsOver(over(cutA))); n != 0 {
+			t.Errorf("cut %d hellos where nobody listens", n)
+		}
+	})
+}
+
+// Through another relay only if the straight ways fail, and only if it can be
+// passed.
+func TestDetour(t *testing.T) {
+	for _, passable := range []bool{true, false} {
+		run(t, func(s *sim, cfg *Config) {
+			s.moving = true
+			cfg.Passable = func() bool { return passable }
+		}, []transport.Route{tlsA, udpA, viaB}, func(t *testing.T, s *sim) {
+			s.let(20 * time.Second)
+			if n := len(s.dialsOver(over(viaB))); n != 0 {
+				t.Errorf("took a detour %d times without need", n)
+			}
+			s.mu.Lock()
+			s.net = func(r transport.Route) way { return way{silent: r != viaB} }
+			s.mu.Unlock()
+			s.let(doubt)
+			s.each(func(c *simCarrier) { c.suspect = true })
+			s.let(1500 * time.Millisecond)
+			got := s.Healthy()
+			if got != passable {
+				t.Errorf("passable %v: healthy %v\n%s", passable, got, s.log.String())
+			}
+		})
+	}
+}
+
+// A second carrier stays if more moves with it.
+func TestTrials(t *testing.T) {
+	const most = 8e6 // bytes/s
+	for _, c := range []struct {
+		name string
+		rate func(c *simCarrier, active int) float64
+		by   time.Duration
+		want string // carriers then
+	}{
+		{"the path is full", func(_ *simCarrier, n int) float64 { return most / float64(n) }, 10 * time.Second, "tls active, udp spare"},
+		{"each has a limit", func(_ *simCarrier, n int) float64 { return most / 8 }, 20 * time.Second, "tls active, tls active, udp active"},
+		{"one is policed", func(c *simCarrier, n int) float64 {
+			if c.route == tlsA {
+				return 14e3
+			}
+			return most / float64(n)
+		}, 7 * time.Second, "udp active"},
+		{"the other one is bad", func(c *simCarrier, n int) float64 {
+			if c.route == udpA {
+				return 60e3
+			}
+			return most / 2
+		}, 12 * time.Second, "tls active, udp spare"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			run(t, func(s *sim, _ *Config) { s.moving, s.rate = true, c.rate }, both, func(t *testing.T, s *sim) {
+				s.let(c.by)
+				if got := strings.Join(s.states(), ", "); got != c.want {
+					t.Errorf("after %v there are %q, want %q\n%s", c.by, got, c.want, s.log.String())
+				}
+			})
+		})
+	}
+}
+
+// A second connection like the first is tried too, and not more than R2 allows.
+func TestTrialAlike(t *testing.T) {
+	run(t, func(s *sim, _ *Config) {
+		s.moving = true
+		s.rate = func(c *simCarrier, n int) float64 {
+			if c.route == udpA {
+				return 100e3
+			}
+			return 6e6
+		}
+	}, both, func(t *testing.T, s *sim) {
+		s.let(40 * time.Second)
+		got := strings.Join(s.states(), ", ")
+		if !strings.HasPrefix(got, "tls active, tls active") {
+			t.Errorf("there are %q", got)
+		}
+	})
+}
+
+// A carrier that is policed in the middle of a transfer is left within 10 s.
+func TestThrottledMidway(t *testing.T) {
+	var policed bool
+	run(t, func(s *sim, _ *Config) {
+		s.moving = true
+		s.rate = func(c *simCarrier, n int) float64 {
+			if policed && c.route == tlsA {
+				return 14e3
+			}
+			return 2e6 / float64(n)
+		}
+	}, both, func(t *testing.T, s *sim) {
+		s.let(time.Minute)
+		s.change(func() { policed = true })
+		s.let(4500 * time.Millisecond)
+		s.is("udp active")
+		if p := s.path(tlsA); p.Failure != transport.Throttled || p.State != Resting {
+			t.Errorf("the path is %+v", p)
+		}
+	})
+}
+
+// Bond: several at once while something moves, one otherwise.
+func TestBond(t *testing.T) {
+	run(t, func(s *sim, cfg *Config) { cfg.Policy = Bond }, both, func(t *testing.T, s *sim) {
+		s.let(10 * time.Second)
+		s.is("tls active")
+		s.change(func() { s.moving = true })
+		s.let(5 * time.Second)
+		s.is("tls active", "tls active", "udp active")
+		s.reset()
+		s.let(10 * time.Second)
+		if !s.Healthy() { // the TLS connections of this minute are spent
+			t.Errorf("there are %q", s.states())
+		}
+	})
+}
+
+// A network that freezes flows after some bytes is found out, and left in time.
+func TestBudgetIsLearned(t *testing.T) {
+	const limit = 13e3
+	run(t, func(s *sim, _ *Config) {
+		s.moving = true
+		s.rate = func(c *simCarrier, n int) float64 {
+			if c.moved > limit {
+				time.AfterFunc(doubt, func() { s.each(func(o *simCarrier) { o.suspect = o.suspect || o == c }) })
+				return 0
+			}
+			return 100e3
+		}
+	}, both, func(t *testing.T, s *sim) {
+		s.let(time.Minute)
+		s.mu.Lock()
+		budgets, tls := 0, 0
+		for _, c := range s.dials {
+			if counted(c.route) {
+				tls++
+			}
+		}
+		for _, c := range s.live {
+			if c.budget > 0 && c.budget < limit {
+				budgets++
+			}
+		}
+		s.mu.Unlock()
+		if budgets < 2 || s.Keeper.budget.bytes == 0 {
+			t.Errorf("%d carriers with a budget\n%s", budgets, s.log.String())
+		}
+		if tls > 5 {
+			t.Errorf("%d TLS connections although the others are not counted", tls)
+		}
+	})
+}
+
+// The link changed: carriers are asked, and nothing waits.
+func TestRoam(t *testing.T) {
+	run(t, nil, []transport.Route{tlsA}, func(t *testing.T, s *sim) {
+		s.let(time.Second)
+		s.Roam()
 		synctest.Wait()
-		if n := len(d.times()); n > 45 {
-			t.Errorf("%d dials in a minute to a relay that drops us at once", n)
+		if len(s.doubts) != 1 {
+			t.Errorf("%d doubts", len(s.doubts))
+		}
+		s.mu.Lock()
+		s.net = func(transport.Route) way { return way{failure: transport.Reset, stage: transport.StageTLS} }
+		s.mu.Unlock()
+		s.reset()
+		s.let(3 * time.Minute) // pauses have grown
+		s.mu.Lock()
+		s.net = func(transport.Route) way { return way{} }
+		s.mu.Unlock()
+		s.Roam()
+		s.let(paceNeed + usualTook)
+		s.is("tls active")
+	})
+}
+
+// A quiet session with an open stream gives a sign of life now and then.
+func TestBeat(t *testing.T) {
+	run(t, nil, []transport.Route{tlsA}, func(t *testing.T, s *sim) {
+		s.let(10 * time.Minute)
+		if n := len(s.doubts); n < int(10*time.Minute/beatMax)-1 || n > int(10*time.Minute/beatMin) {
+			t.Errorf("%d signs of life in 10 minutes", n)
+		}
+	})
+}
+
+// Pauses between dials that fail grow, and are bounded.
+func TestPauses(t *testing.T) {
+	for _, c := range []struct {
+		failure transport.Failure
+		most    time.Duration
+	}{{transport.Refused, idlePause}, {transport.Reset, maxPause}} {
+		run(t, func(s *sim, _ *Config) {
+			s.net = func(transport.Route) way { return way{failure: c.failure, stage: transport.StageConnect} }
+		}, []transport.Route{udpA}, func(t *testing.T, s *sim) {
+			s.let(10 * time.Minute)
+			at := s.dialsOver(over(udpA))
+			for i := 1; i < len(at); i++ {
+				if gap := at[i] - at[i-1]; gap > c.most*5/4+trip {
+					t.Errorf("%s: %v between two dials", c.failure, gap)
+				}
+			}
+			if last := at[len(at)-1] - at[len(at)-2]; last < c.most*3/4 {
+				t.Errorf("%s: the last pause is %v only", c.failure, last)
+			}
+		})
+	}
+}
+
+// A carrier that never lives long is not dialled without end.
+func TestFlappingCarrierBacksOff(t *testing.T) {
+	run(t, func(s *sim, _ *Config) {}, []transport.Route{udpA}, func(t *testing.T, s *sim) {
+		stop := time.Now().Add(time.Minute)
+		for time.Now().Before(stop) {
+			s.let(10 * time.Millisecond)
+			s.reset()
+		}
+		if n := len(s.dials); n > 40 {
+			t.Errorf("%d dials in a minute", n)
 		}
 	})
 }
@@ -263,64 +605,64 @@ func TestVoidInvite(t *testing.T) {
 	for _, c := range []struct {
 		status wire.Status
 		void   bool
-	}{{wire.StatusRevoked, true}, {wire.StatusExpired, true}, {wire.StatusBusy, false}} {
-		synctest.Test(t, func(t *testing.T) {
-			d := &fakeDialer{plan: []answer{{err: &wire.StatusError{Status: c.status}}}}
-			s := newFakeSession(true)
-			k := start(t, s, d, "a")
-			synctest.Wait()
-			s.mu.Lock()
-			failed := s.failed
-			s.mu.Unlock()
-			if k.Void() != c.void || (failed > 0) != c.void {
-				t.Errorf("%v: void %t, streams failed %d times", c.status, k.Void(), failed)
-			}
-			time.Sleep(5 * time.Minute)
-			synctest.Wait()
-			if n := len(d.times()); n < 4 || n > 8 {
-				t.Errorf("%v: %d dials in five minutes, want about five", c.status, n)
-			}
+	}{{wire.StatusRevoked, true}, {wire.StatusExpired, true}, {wire.StatusBusy, false}, {wire.StatusDraining, false}} {
+		t.Run(c.status.String(), func(t *testing.T) {
+			run(t, func(s *sim, _ *Config) {
+				s.net = func(transport.Route) way { return way{refusal: c.status} }
+			}, both, func(t *testing.T, s *sim) {
+				s.let(refusedPause / 2)
+				if s.Void() != c.void || (s.failed == 1) != c.void {
+					t.Errorf("void is %v, sessions failed: %d", s.Void(), s.failed)
+				}
+				if len(s.dials) != 1 {
+					t.Errorf("%d dials although the relay refuses", len(s.dials))
+				}
+				s.mu.Lock()
+				s.net = func(transport.Route) way { return way{} }
+				s.mu.Unlock()
+				s.let(refusedPause)
+				if !s.Healthy() {
+					t.Errorf("not connected, though the relay takes us again")
+				}
+			})
 		})
 	}
 }
 
-func TestFailedRouteGoesLast(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := &fakeDialer{plan: []answer{{err: errors.New("refused")}, {life: 5 * time.Second}, {}}}
-		start(t, newFakeSession(true), d, "a", "b")
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		var routes []string
-		for _, x := range d.dials {
-			routes = append(routes, x.route.Address)
+// memory keeps in a map.
+type memory map[transport.Route]Remembered
+
+func (m memory) Recall(r transport.Route) Remembered  { return m[r] }
+func (m memory) Note(r transport.Route, x Remembered) { m[r] = x }
+
+// What worked on this network is tried first after a start.
+func TestMemory(t *testing.T) {
+	m := memory{}
+	with := func(s *sim, cfg *Config) { cfg.Memory = m }
+	run(t, func(s *sim, cfg *Config) {
+		with(s, cfg)
+		s.net = func(r transport.Route) way {
+			if r == tlsA {
+				return way{failure: transport.Reset, stage: transport.StageTLS}
+			}
+			return way{}
 		}
-		if want := []string{"a", "b", "b"}; !slices.Equal(routes, want) {
-			t.Errorf("dialled %v, want %v", routes, want)
+	}, both, func(t *testing.T, s *sim) { s.let(5 * time.Second) })
+	if m[tlsA].Failure != transport.Reset || m[udpA].Successes != 1 {
+		t.Fatalf("memory is %+v", m)
+	}
+	run(t, with, both, func(t *testing.T, s *sim) {
+		s.let(usualTook + trip)
+		s.is("udp active")
+		if len(s.dials) != 1 {
+			t.Errorf("%d dials, want 1", len(s.dials))
 		}
 	})
-}
-
-type namedOpener struct {
-	flow.Opener
-	name string
-}
-
-func TestGroupPassesOverFailingRelays(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		bad := start(t, newFakeSession(true), &fakeDialer{plan: []answer{{err: errors.New("refused")}}}, "a")
-		idle := start(t, newFakeSession(false), &fakeDialer{plan: []answer{{}}}, "b")
-		good := newFakeSession(false)
-		live := start(t, good, &fakeDialer{plan: []answer{{}}}, "c")
-		synctest.Wait()
-		g := Group{{bad, namedOpener{name: "bad"}}, {idle, namedOpener{name: "idle"}}, {live, namedOpener{name: "live"}}}
-		pick := func() string { return g.Best().Opener.(namedOpener).name }
-		if got := pick(); got != "idle" {
-			t.Errorf("picked %s, want the first that did not fail", got)
-		}
-		good.want(true)
-		synctest.Wait()
-		if got := pick(); got != "live" {
-			t.Errorf("picked %s, want the attached one", got)
+	m[udpA] = Remembered{Rest: time.Now().Add(1000 * time.Hour), Budget: 1} // a clock that jumped
+	run(t, with, both, func(t *testing.T, s *sim) {
+		s.let(usualTook + trip)
+		if p := s.path(udpA); time.Until(p.Retry) > 2*topRest {
+			t.Errorf("it rests for %v", time.Until(p.Retry))
 		}
 	})
 }

@@ -96,6 +96,7 @@ func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello)
 	if err != nil {
 		return fail(transport.StageConnect, classify(err), bare(err))
 	}
+	transport.Reached(ctx)
 	c, err := newClient(d, conn, authority(d.cfg.CoverName, r.Address), hello)
 	if err != nil {
 		_ = conn.Close()

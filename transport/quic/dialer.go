@@ -125,6 +125,7 @@ func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello)
 	if err != nil {
 		return fail(transport.StageConnect, classify(err), err)
 	}
+	transport.Reached(ctx)
 	control, accept, err := v.sayHello(ctx, d.cfg.PublicKey, hello)
 	if err != nil {
 		v.close()

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"busel/config"
+	"busel/internal/detour"
+	"busel/internal/flow"
+	"busel/internal/rotate"
+	"busel/internal/session"
+	"busel/internal/wire"
+	"busel/transport"
+	"busel/transport/mirror"
+	"busel/transport/quic"
+)
+
+// kinds are the transports as rotation and the user know them.
+var kinds = map[string]rotate.Kind{
+	mirror.Kind: {Name: "TLS", Counted: true},
+	quic.Kind:   {Name: "QUIC"},
+}
+
+// ways are the routes to one relay, and who dials them.
+type ways struct {
+	routes, fallbacks []transport.Route
+	dialers           map[string]dialer // by transport
+	detour            dialer
+}
+
+func (w *ways) dialer(r transport.Route) transport.Dialer {
+	if r.Detour {
+		return w.detour
+	}
+	return w.dialers[r.Transport]
+}
+
+// close ends all carriers.
+func (w *ways) close() error {
+	err := w.detour.Close()
+	for _, d := range w.dialers {
+		err = errors.Join(err, d.Close())
+	}
+	return err
+}
+
+// dialer makes carriers until it is closed.
+type dialer interface {
+	transport.Dialer
+	Close() error
+}
+
+// waysTo are the ways to a relay: those of its invite that this version has, and
+// TLS through another relay.
+func (r *relays) waysTo(label string, e *config.RelayEntry) (*ways, error) {
+	w := &ways{routes: routesTo(label, e)}
+	if len(w.routes) == 0 {
+		return nil, errors.New("its invite names only ways to travel that this version lacks; get a newer Busel")
+	}
+	cfg := mirror.DialerConfig{PublicKey: e.Key, CoverName: e.CoverName, Proof: e.Proof, Logger: r.log}
+	if e.CertHash != [32]byte{} {
+		cfg.CertHash = &e.CertHash
+	}
+	covered, err := mirror.NewDialer(cfg)
+	if err != nil {
+		return nil, err
+	}
+	scrambled, err := quic.NewDialer(quic.DialerConfig{PublicKey: e.Key, Logger: r.log})
+	if err != nil {
+		return nil, err
+	}
+	w.dialers = map[string]dialer{mirror.Kind: covered, quic.Kind: scrambled}
+	cfg.Network = detour.Network{Opener: around{r, label}}
+	if w.detour, err = mirror.NewDialer(cfg); err != nil {
+		return nil, err
+	}
+	for _, route := range w.routes {
+		if route.Transport == mirror.Kind {
+			route.Detour = true
+			w.routes = append(w.routes, route)
+		}
+	}
+	return w, nil
+}
+
+// around opens streams at another relay than that of the label.
+type around struct {
+	*relays
+	label string
+}
+
+var errNoOther = errors.New("no other relay can be gone through")
+
+func (a around) OpenStream(ctx context.Context, dst flow.Addr) (flow.Stream, error) {
+	other := a.relays.around(a.label)
+	if other == nil {
+		return nil, errNoOther
+	}
+	return other.session.OpenStream(ctx, dst)
+}
+
+// adapter makes a *session.Client what a keeper serves.
+type adapter struct{ *session.Client }
+
+func (a adapter) Offer(state wire.CarrierState, budget uint64) rotate.Offer {
+	return a.Client.Offer(session.CarrierOptions{State: state, Budget: budget})
+}
+
+func (a adapter) View() (rotate.View, <-chan struct{}) {
+	v, changed := a.Client.View()
+	view := rotate.View{Wanted: v.Wanted, Moving: v.Moving, Carriers: make([]rotate.Carrier, len(v.Carriers))}
+	for i, c := range v.Carriers {
+		view.Carriers[i] = rotate.Carrier{
+			N: c.N, State: c.State, Suspect: c.Suspect, Spent: c.Spent, Busy: c.Busy, Rate: c.Rate, Up: c.Up, Down: c.Down,
+		}
+	}
+	return view, changed
+}

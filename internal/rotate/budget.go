@@ -1,0 +1,106 @@
+package rotate
+
+import (
+	"time"
+
+	"busel/transport"
+)
+
+// Networks that freeze each flow after about 25 packets (row R1): after what TCP
+// and TLS need 6..15 kB remain, counted both ways.
+const (
+	// frozenYoung is the most that a carrier may have moved for its silence to
+	// speak of such a limit, and frozenAge the longest it may have lived.
+	frozenYoung = 64 << 10
+	frozenAge   = time.Minute
+	// frozenRow is how many in a row tell.
+	frozenRow = 2
+	// A budget begins with usualBudget, shrinks when carriers freeze within it, and
+	// grows by growBudget when cleanRow in a row did not.
+	usualBudget = 8 << 10
+	minBudget   = 2 << 10
+	maxBudget   = 32 << 10
+	growBudget  = 1 << 10
+	cleanRow    = 12
+	// budgetMost carriers with a budget share the work, of which budgetTogether are
+	// dialled at a time.
+	budgetMost     = 6
+	budgetTogether = 4
+	// budgetTerm is after how long it is tried again without.
+	budgetTerm = 10 * time.Minute
+)
+
+// budget learns whether flows freeze after so many bytes.
+type budget struct {
+	never  bool   // another policy was asked for
+	always bool   // the user asked for it
+	bytes  uint64 // 0: there is no limit
+	young  int    // carriers in a row that froze young
+	clean  int    // in a row that were spent before they froze
+	until  time.Time
+}
+
+func (b *budget) init(cfg Config) {
+	b.never = cfg.Policy == Single || cfg.Policy == Bond
+	b.always = cfg.Policy == Budget
+	if b.always {
+		b.bytes = usualBudget
+	}
+}
+
+// recall takes what memory says.
+func (b *budget) recall(bytes uint64) {
+	if !b.never && !b.always && bytes > 0 && b.bytes == 0 {
+		b.bytes = min(max(bytes, minBudget), maxBudget)
+		b.until = time.Now().Add(budgetTerm)
+	}
+}
+
+func (b *budget) learned() uint64 {
+	if b.always {
+		return 0
+	}
+	return b.bytes
+}
+
+// now is the budget of new carriers, 0 for none.
+func (b *budget) now(now time.Time) uint64 {
+	if b.never {
+		return 0
+	}
+	if !b.always && b.bytes > 0 && !b.until.IsZero() && now.After(b.until) {
+		b.bytes, b.young, b.clean, b.until = 0, frozenRow-1, 0, time.Time{} // one more tells
+	}
+	return b.bytes
+}
+
+// ended learns from a carrier's end, and reports whether it has just found out that
+// flows freeze. h may be nil: it was never seen.
+func (b *budget) ended(h *held, failure transport.Failure, lived time.Duration, now time.Time) (news bool) {
+	if h == nil || b.never {
+		return false
+	}
+	froze := failure == transport.Frozen && lived < frozenAge && h.moved < frozenYoung
+	switch {
+	case h.moved >= frozenYoung && h.budget == 0:
+		b.young = 0
+		if !b.always {
+			b.bytes = 0
+		}
+	case froze && h.budget == 0:
+		if b.young++; b.young >= frozenRow && b.bytes == 0 {
+			b.bytes, b.clean = usualBudget, 0
+			b.until = now.Add(budgetTerm)
+			news = true
+		}
+	case froze && h.budget > 0 && !h.spent:
+		b.clean = 0
+		b.bytes = max(minBudget, min(b.bytes, h.budget*7/10))
+	case h.budget > 0 && h.spent:
+		if b.clean++; b.clean >= cleanRow {
+			b.clean = 0
+			b.bytes = min(b.bytes+growBudget, maxBudget)
+		}
+	}
+	return news
+}

@@ -1,0 +1,274 @@
+package rotate
+
+import (
+	"errors"
+	"time"
+
+	"busel/internal/wire"
+	"busel/transport"
+)
+
+// Whether a second carrier carries more is found out by trying, while something
+// large moves.
+const (
+	// sampleEvery is how often what moved is looked at.
+	sampleEvery = 500 * time.Millisecond
+	// bulkSamples in a row with more than bulkLeast each are a large transfer.
+	bulkSamples = 6
+	bulkLeast   = 2 << 10 // bytes a sample
+	// A transfer that falls below a collapse-th of what it had been is throttled, if
+	// another way shows that more is possible.
+	collapse = 4
+	// A trial has trialReach to get its carrier, which then has trialWarm to get up
+	// to speed before trialSamples are taken.
+	trialReach   = 6 * time.Second
+	trialWarm    = time.Second
+	trialSamples = 4
+	// gain is how much more must move for the carrier to stay.
+	gain = 1.2
+	// After a trial without gain the next one waits trialAgain, four times as long
+	// each time up to maxTrialAgain; after one with gain, trialNext.
+	trialAgain    = 10 * time.Second
+	maxTrialAgain = 10 * time.Minute
+	trialNext     = 3 * time.Second
+	// A carrier that moves less than a slowShare-th of all, for slowSamples, holds up
+	// more than it helps. If it moves less than throttled (the policers of row R5
+	// leave 130..150 kbit/s) its path is taken for throttled.
+	slowShare   = 8
+	slowSamples = 4
+	throttled   = 40 << 10 // bytes/s
+)
+
+var errThrottled = errors.New("another way is many times as fast")
+
+// trial is the search for the number of carriers that carry most.
+type trial struct {
+	moved   uint64    // bytes on all carriers, ever
+	seen    uint64    // of them at the last sample
+	sampled time.Time // when
+	rates   []float64 // of the last samples, bytes/s, the newest last
+	best    float64   // over bulkSamples/2, in this transfer
+	still   int       // samples in a row with nothing
+
+	extra  int // carriers beyond the first that proved of use
+	after  time.Time
+	again  time.Duration
+	alike  bool // the next trial is of a carrier like the one in use
+	begun  time.Time
+	base   float64         // before the trial
+	before map[uint32]bool // active carriers then
+	n      uint32          // the carrier on trial
+	joined time.Time       // when it was active
+	slow   map[uint32]int  // samples in a row in which a carrier was slow
+}
+
+// mean of the last n samples.
+func (t *trial) mean(n int) (sum float64) {
+	n = min(n, len(t.rates))
+	if n == 0 {
+		return 0
+	}
+	for _, r := range t.rates[len(t.rates)-n:] {
+		sum += r
+	}
+	return sum / float64(n)
+}
+
+// lower is the lower of the last two samples.
+func (t *trial) lower() float64 {
+	n := len(t.rates)
+	return min(t.rates[n-1], t.rates[max(n-2, 0)])
+}
+
+// bulk reports whether a large transfer is under way.
+func (t *trial) bulk() bool {
+	if len(t.rates) < bulkSamples {
+		return false
+	}
+	for _, r := range t.rates[len(t.rates)-bulkSamples:] {
+		if r*sampleEvery.Seconds() < bulkLeast {
+			return false
+		}
+	}
+	return true
+}
+
+// sample takes one if it is due, and reports whether it was.
+func (t *trial) sample(now time.Time) bool {
+	d := now.Sub(t.sampled)
+	switch {
+	case t.sampled.IsZero() || d > 4*sampleEvery: // nobody looked for a while
+		t.sampled, t.seen, t.rates = now, t.moved, nil
+		return false
+	case d < sampleEvery:
+		return false
+	}
+	t.rates = append(t.rates, float64(t.moved-t.seen)/d.Seconds())
+	if len(t.rates) > 4*bulkSamples {
+		t.rates = t.rates[1:]
+	}
+	if t.moved == t.seen {
+		t.still++
+	} else {
+		t.still = 0
+	}
+	t.sampled, t.seen = now, t.moved
+	return true
+}
+
+// end forgets the transfer.
+func (t *trial) end() {
+	*t = trial{moved: t.moved, after: t.after, again: t.again, alike: t.alike}
+}
+
+// try looks at what moves and decides how many carriers should share it, and which
+// is the least of them.
+func (k *Keeper) try(v View, now time.Time) (active int, least uint32, wake time.Time) {
+	t := &k.trial
+	if !v.Moving {
+		t.end()
+		return 1, 0, time.Time{}
+	}
+	if !t.sample(now) {
+		return k.tryActive(), t.least(), t.sampled.Add(sampleEvery)
+	}
+	wake = now.Add(sampleEvery)
+	if t.still > bulkSamples {
+		t.end()
+		return 1, 0, wake
+	}
+	k.dropSlow(v, now)
+	half := t.mean(bulkSamples / 2)
+	switch {
+	case !t.begun.IsZero() && t.alike && t.mean(2) < t.base/collapse:
+		// Something else happens meanwhile: both are alike in that, too.
+		best := t.base
+		t.over(false, now)
+		t.best, t.alike = best, false
+		t.begin(v, t.lower(), now)
+	case !t.begun.IsZero():
+		k.judge(v, now)
+	case !k.healthy:
+	case t.best > 0 && t.mean(2) < t.best/collapse && t.lower() > 0:
+		// Less than before: never mind when the next trial was to be.
+		t.alike = false
+		t.begin(v, t.lower(), now)
+	case t.bulk() && !now.Before(t.after) && 1+t.extra < bondMost:
+		t.begin(v, half, now)
+	}
+	if len(t.rates) >= bulkSamples/2 && t.begun.IsZero() {
+		t.best = max(t.best*0.98, half)
+	}
+	return k.tryActive(), t.least(), wake
+}
+
+func (k *Keeper) tryActive() int {
+	n := 1 + k.trial.extra
+	if !k.trial.begun.IsZero() {
+		n++
+	}
+	return n
+}
+
+// least is the carrier that arrange demotes first.
+func (t *trial) least() uint32 { return t.n }
+
+func (t *trial) begin(v View, base float64, now time.Time) {
+	t.begun, t.base, t.n, t.joined = now, base, 0, time.Time{}
+	t.before = map[uint32]bool{}
+	for _, c := range v.Carriers {
+		if c.State == wire.CarrierActive {
+			t.before[c.N] = true
+		}
+	}
+}
+
+// judge ends a trial when its time has come.
+func (k *Keeper) judge(v View, now time.Time) {
+	t := &k.trial
+	var on *Carrier
+	for i := range v.Carriers {
+		if c := &v.Carriers[i]; k.usable(c) && !t.before[c.N] {
+			on = c
+		}
+	}
+	switch {
+	case on == nil && t.n == 0 && now.Sub(t.begun) < trialReach:
+		return
+	case on == nil: // there is none, or it died
+		t.n = 0
+		t.over(false, now)
+		return
+	case t.n != on.N:
+		t.n, t.joined = on.N, now
+	}
+	if now.Sub(t.joined) < trialWarm+trialSamples*sampleEvery {
+		return
+	}
+	won := t.mean(trialSamples) >= gain*t.base
+	k.log.Debug("one more carrier was tried", "relay", k.relay(), "before", int(t.base), "now", int(t.mean(trialSamples)), "stays", won)
+	t.over(won, now)
+}
+
+// over ends a trial.
+func (t *trial) over(won bool, now time.Time) {
+	t.begun = time.Time{}
+	if won {
+		t.extra++
+		t.n = 0
+		t.best = max(t.best, t.mean(trialSamples))
+		t.again, t.after = 0, now.Add(trialNext)
+		return
+	}
+	t.best = min(t.best, t.base) // less is all there is
+	t.alike = !t.alike
+	t.again = min(max(trialAgain, 4*t.again), maxTrialAgain)
+	t.after = now.Add(jitter(t.again))
+}
+
+// dropSlow gives up carriers that hold up more than they help.
+func (k *Keeper) dropSlow(v View, now time.Time) {
+	t := &k.trial
+	var total float64
+	healthy := 0
+	for i := range v.Carriers {
+		if c := &v.Carriers[i]; k.usable(c) {
+			total += c.Rate
+			healthy++
+		}
+	}
+	slow := map[uint32]int{}
+	for i := range v.Carriers {
+		c := &v.Carriers[i]
+		h := k.held[c.N]
+		if !k.usable(c) || healthy < 2 || !c.Busy || c.Rate*slowShare >= total || now.Sub(h.born) < trialWarm {
+			continue
+		}
+		if slow[c.N] = t.slow[c.N] + 1; slow[c.N] < slowSamples {
+			continue
+		}
+		delete(slow, c.N)
+		n := c.N
+		switch {
+		case c.Rate < throttled:
+			h.left = true
+			k.after = append(k.after, func() {
+				k.cfg.Session.Drop(n, &transport.CarrierError{Failure: transport.Throttled, Err: errThrottled})
+			})
+		case n != t.n:
+			k.after = append(k.after, func() { k.cfg.Session.Set(n, wire.CarrierSpare) })
+		default:
+			continue // its trial goes on
+		}
+		switch {
+		case t.n != 0 && t.n != n && !t.begun.IsZero(): // the one on trial takes its place
+			t.n, t.begun = 0, time.Time{}
+			t.best = 0
+			t.again, t.after = 0, now.Add(trialNext)
+		case t.extra > 0:
+			t.extra--
+		}
+		healthy--
+	}
+	t.slow = slow
+}
