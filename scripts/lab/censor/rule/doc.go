@@ -51,6 +51,9 @@
 //	age_over            the flow began longer ago
 //	windows             pairs of times since the rule came, in which it fires: [["0s", "60s"]]; a hold goes on after them. A rule comes with the first packet that is judged after it was added
 //	period              the windows come again each period
+//	busiest             true: of the flows for which the keys above hold that are the same for all packets, the one that carried most within
+//	                    the last second when the rule came; of those that carried nothing, the one that was used last. It stays the one.
+//	                    A hold goes on for what it says, which may be other flows
 //
 // Some are of what the flow carries. They hold once it is known, and it is known
 // as soon as the client has sent enough; a rule fires once per flow then.

@@ -62,6 +62,7 @@ type match struct {
 	AgeOver     duration     `toml:"age_over"`
 	Windows     [][]duration `toml:"windows"`
 	Period      duration     `toml:"period"`
+	Busiest     bool         `toml:"busiest"`
 
 	App        []string `toml:"app"`
 	ExceptApp  []string `toml:"except_app"`
@@ -333,7 +334,7 @@ func (r *spec) checkTogether() *Error {
 		return &Error{Key: "hold.for", Reason: "missing", Hint: `write for = "180s"; only a flow may be held for its life`}
 	case r.Hold.By == "key" && r.Match.Rate == nil:
 		return &Error{Key: "hold.by", Reason: "there is no key", Hint: "write match.rate, whose by makes the key"}
-	case len(r.Act.Divert) > 0 && (r.Match.content() || r.Match.perPacket() || r.Match.Rate != nil || r.Probability != nil || r.Hold.By != ""):
+	case len(r.Act.Divert) > 0 && (r.Match.content() || r.Match.perPacket() || r.Match.Busiest || r.Match.Rate != nil || r.Probability != nil || r.Hold.By != ""):
 		return &Error{Key: "act.divert", Reason: "beside keys that are known only after the first packet", Hint: "a connection is diverted from its first packet on: match by protocol, ports and prefixes"}
 	case r.Act.Answer != nil && !hasDNS:
 		return &Error{Key: "act.answer", Reason: "without a question", Hint: `write match.dns = ["*"]`}

@@ -33,6 +33,7 @@ type flow struct {
 	key        flowKey
 	born, last time.Time
 	packets    uint64 // both ways
+	load       load
 	generation uint64 // of the rules that tracks are of
 	tracks     []track
 	active     []*track // those of tracks that may still act
@@ -50,6 +51,38 @@ type flow struct {
 	views    [views]view
 
 	divert netip.AddrPort // where the client's packets go instead, if valid
+}
+
+// load counts what a flow carried of late, both ways.
+type load struct {
+	span        int64  // the one that now is of
+	now, before uint64 // bytes of IP in that span, and in the one before it
+}
+
+// loadSpan makes "the last second" half a second to a second.
+const loadSpan = 500 * time.Millisecond
+
+func (l *load) add(now time.Time, size int) {
+	l.turn(now)
+	l.now += uint64(size)
+}
+
+func (l *load) turn(now time.Time) {
+	span := now.UnixNano() / int64(loadSpan)
+	switch span - l.span {
+	case 0:
+	case 1:
+		l.before, l.now = l.now, 0
+	default:
+		l.before, l.now = 0, 0
+	}
+	l.span = span
+}
+
+// bytes is what was carried within the last second.
+func (l *load) bytes(now time.Time) uint64 {
+	l.turn(now)
+	return l.before + l.now
 }
 
 // track is what one rule remembers of a flow.

@@ -324,6 +324,52 @@ func TestOncePerFlow(t *testing.T) {
 	}
 }
 
+// The busiest flow is the one of the last second, it stays the one, and a hold
+// reaches beyond it.
+func TestBusiest(t *testing.T) {
+	relays := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	fill := func(s *Set, at time.Time, port uint16, bytes int) {
+		s.Judge(at, Up, up(port, packet.ACK, 1, string(make([]byte, bytes))))
+	}
+	one := mustParse(t, "a", "[[rule]]\nmatch.protocol = [\"tcp\"]\nmatch.busiest = true\nact.drop = \"both\"\n")
+	s := newSet()
+	fill(s, start, 1, 1000) // long ago
+	now := start.Add(time.Minute)
+	fill(s, now, 2, 300)
+	fill(s, now.Add(200*time.Millisecond), 3, 100)
+	fill(s, now.Add(400*time.Millisecond), 2, 300)
+	now = now.Add(600 * time.Millisecond)
+	if f := s.Busiest(now, relays...); f.Protocol != "tcp" || f.Bytes != 2*(40+300) {
+		t.Errorf("the busiest is %+v", f)
+	}
+	if f := s.Busiest(now, netip.MustParsePrefix("198.51.100.0/24")); f != (Flow{}) {
+		t.Errorf("of another prefix: %+v", f)
+	}
+	s.Replace(one)
+	for port, want := range map[uint16]bool{3: false, 2: true} {
+		if got := s.Judge(now, Up, up(port, packet.ACK, 1, "x")).Drop; got != want {
+			t.Errorf("flow %d: dropped %v", port, got)
+		}
+	}
+	fill(s, now, 3, 5000)
+	if s.Judge(now, Up, up(3, packet.ACK, 1, "x")).Drop || !s.Judge(now, Down, down(2)).Drop {
+		t.Error("it did not stay the one")
+	}
+
+	now = now.Add(time.Minute) // nobody carries anything: the last one counts
+	fill(s, now.Add(-2*time.Second), 4, 10)
+	if f := s.Busiest(now, relays...); f.Bytes != 0 || !f.World.IsValid() {
+		t.Errorf("of those that rest: %+v", f)
+	}
+	s.Replace(mustParse(t, "b", "[[rule]]\nmatch.busiest = true\nhold = { by = \"address\", for = \"60s\" }\nact.drop = \"both\"\n"))
+	fill(s, now, 5, 10) // the first that is judged counts, too
+	for port := range uint16(3) {
+		if !s.Judge(now, Up, up(port, packet.SYN, 1, "")).Drop {
+			t.Error("another flow to the address passes")
+		}
+	}
+}
+
 func TestWindowsBeginWithTheFirstPacket(t *testing.T) {
 	s := newSet(mustParse(t, "a", "[[rule]]\nmatch.windows = [[\"1s\", \"2s\"]]\nact.drop = \"both\"\n"))
 	for after, want := range []bool{false, true, false} {

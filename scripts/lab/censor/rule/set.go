@@ -74,6 +74,8 @@ type live struct {
 	spec  *spec
 	count Count
 	start time.Time // the first packet after the rule came
+	// chosen is the busiest flow at that time, of those that fit.
+	chosen flowKey
 
 	reads          bool // content
 	readsBursts    bool
@@ -204,10 +206,14 @@ func (s *Set) flow(p *seen) *flow {
 	}
 	f.last = p.now
 	f.packets++
+	f.load.add(p.now, len(p.Bytes))
 	if f.generation != s.generation {
 		for _, r := range s.rules {
 			if r.start.IsZero() {
 				r.start = p.now
+				if r.spec.Match.Busiest {
+					r.chosen, _ = s.busiest(p.now, r.spec.Match.flow)
+				}
 			}
 		}
 		f.follow(s.rules, s.generation)
@@ -238,6 +244,45 @@ func (s *Set) diversion(f *flow, p *seen) {
 			return
 		}
 	}
+}
+
+// busiest is the flow that carried most within the last second, of those that fit;
+// of those that carried nothing, the one that was used last.
+func (s *Set) busiest(now time.Time, fit func(flowKey) bool) (flowKey, uint64) {
+	var best *flow
+	var most uint64
+	for k, f := range s.flows {
+		if !fit(k) {
+			continue
+		}
+		carried := f.load.bytes(now)
+		if best == nil || carried > most || carried == most && f.last.After(best.last) {
+			best, most = f, carried
+		}
+	}
+	if best == nil {
+		return flowKey{}, 0
+	}
+	return best.key, most
+}
+
+// A Flow is one that passes through the censor.
+type Flow struct {
+	Protocol string // "tcp", "udp" or "other"
+	World    netip.AddrPort
+	Bytes    uint64 // of IP, both ways, within the last second
+}
+
+// Busiest is the flow to these prefixes that a rule with busiest would choose now;
+// the zero value if there is none.
+func (s *Set) Busiest(now time.Time, to ...netip.Prefix) Flow {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k, carried := s.busiest(now, func(k flowKey) bool { return contains(to, k.world.Addr()) })
+	if k == (flowKey{}) {
+		return Flow{}
+	}
+	return Flow{protocolName(k.protocol), k.world, carried}
 }
 
 func (s *Set) forget(f *flow) {
@@ -291,7 +336,7 @@ func (s *Set) judge(t *track, f *flow, p *seen, v *Verdict) {
 func (s *Set) fires(t *track, f *flow, p *seen) bool {
 	r := t.live
 	m := &r.spec.Match
-	if t.fit == misses || !m.on(p.now.Sub(r.start)) || !m.packet(f, p) {
+	if t.fit == misses || m.Busiest && f.key != r.chosen || !m.on(p.now.Sub(r.start)) || !m.packet(f, p) {
 		return false
 	}
 	if !r.reads {
