@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"busel/internal/nginxtest"
 	"busel/scripts/lab/censor"
@@ -31,6 +32,7 @@ var (
 	resolverAddress = netip.MustParseAddr("198.51.100.53")
 	middleAddress   = netip.MustParseAddr("198.51.100.66") // the man in the middle
 	mirrorAddress   = netip.MustParseAddr("198.51.100.80") // the look-alike
+	relayRange      = netip.MustParsePrefix("192.0.2.0/24")
 	siteRange       = netip.MustParsePrefix("198.51.100.0/24")
 )
 
@@ -91,7 +93,7 @@ func newBed(ctx context.Context, o bedOptions) (_ *bed, err error) {
 	}
 	b.ground = &scenario.Ground{
 		Net: w, Client: w.Client, World: w.Abroad, Dir: w.Dir, Programs: o.programs,
-		Cover: cover.Address, CoverName: o.cover, Relays: relayAddresses, Exit: siteRange, Names: resolver(known), Logger: o.log,
+		Cover: cover.Address, CoverName: o.cover, Relays: relayAddresses, Exit: []netip.Prefix{siteRange, relayRange}, Names: resolver(known), Logger: o.log,
 	}
 	return b, b.origin.WriteAuthority(scenario.Authority(w.Dir))
 }
@@ -214,9 +216,41 @@ func (b *bed) Hits() (hits uint64) {
 	return hits
 }
 
+// Acted is how many flows the rules of that name acted on.
+func (b *bed) Acted(name string) (flows uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.set == nil {
+		return 0
+	}
+	for _, c := range b.set.Counts() {
+		if c.File == name {
+			flows += c.Flows
+		}
+	}
+	return flows
+}
+
+// Busiest is the protocol of the flow to a relay that carries most.
+func (b *bed) Busiest() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.set == nil {
+		return ""
+	}
+	return b.set.Busiest(time.Now(), relayRange).Protocol
+}
+
+// Sent is how many bytes of IP the client has sent.
+func (b *bed) Sent() uint64 {
+	up, _ := b.world.Censor.Counters()
+	return up.Bytes
+}
+
 // readRules reads a file of the lab, by its name, or of the user's, by its path.
 func readRules(name string) (*rule.File, error) {
-	text, err := rules.Files.ReadFile(name + ".toml")
+	file, _, _ := strings.Cut(name, "#")
+	text, err := rules.Files.ReadFile(file + ".toml")
 	if errors.Is(err, fs.ErrNotExist) {
 		text, err = os.ReadFile(name)
 	}

@@ -6,6 +6,7 @@
 //	scripts/lab/run -short             the selection that every test run includes
 //	scripts/lab/run -row R1,C3         some rows, or names of scenarios
 //	scripts/lab/run -list              what there is
+//	scripts/lab/run -rotation -n 20    what rotation is to reach, each row 20 times
 //	scripts/lab/run -story minsk-2020  a course of events, minute by minute
 //	scripts/lab/run -rule FILE         what rule files do to Busel, and to no proxy
 //	scripts/lab/run -shell             a shell behind the censor, with Busel running
@@ -17,6 +18,7 @@
 //	-pcap DIR     a capture of each experiment, and the programs' logs
 //	-parallel N   scenarios at a time
 //	-n N          each scenario N times
+//	-long         the long form of rotation
 //	-client CMD -relay CMD -socks ADDR   another tool in Busel's place
 //
 // It exits with 1 if anything was not as expected. It needs Linux and root, leaves
@@ -59,6 +61,7 @@ func main() {
 // options are the flags.
 type options struct {
 	short, list, shell bool
+	rotation, long     bool
 	rows, rules        string
 	story, control     string
 	json, pcap         string
@@ -74,6 +77,8 @@ func run(ctx context.Context, args []string) error {
 	flags.BoolVar(&o.short, "short", false, "the selection that every test run includes")
 	flags.BoolVar(&o.list, "list", false, "print what there is, and run nothing")
 	flags.BoolVar(&o.shell, "shell", false, "a shell behind the censor, with Busel running")
+	flags.BoolVar(&o.rotation, "rotation", false, "the second table: what rotation is to reach")
+	flags.BoolVar(&o.long, "long", false, "rotation in its long form")
 	flags.StringVar(&o.rows, "row", "", "only these `rows or scenarios`, with commas between")
 	flags.StringVar(&o.rules, "rule", "", "`files` of rules, with commas between: what they do to Busel and to no proxy")
 	flags.StringVar(&o.story, "story", "", "run the story of this `name`")
@@ -116,6 +121,9 @@ func list() error {
 		}
 		fmt.Printf("%-24s %-10s the censor %s%s\n", s.Name, strings.Join(s.Rows, " "), s.What, until)
 	}
+	for _, r := range scenario.Rotation() {
+		fmt.Printf("%-24s %-10s %s\n", r.Name, "rotation", r.What)
+	}
 	for _, s := range scenario.Stories() {
 		fmt.Printf("%-24s %-10s %s, %s\n", s.Name, "story", s.Title, s.Length())
 	}
@@ -139,6 +147,23 @@ func (o *options) chosen() ([]scenario.Scenario, error) {
 	}
 	if len(picked) == 0 {
 		return nil, fmt.Errorf("no scenario is for %q: see -list", o.rows)
+	}
+	return picked, nil
+}
+
+// chosenRows are the rows of rotation that the flags select, in the table's order.
+func (o *options) chosenRows() ([]scenario.Row, error) {
+	var picked []scenario.Row
+	wanted := splitList(o.rows)
+	for _, w := range wanted {
+		if !slices.ContainsFunc(scenario.Rotation(), func(r scenario.Row) bool { return r.Name == w }) {
+			return nil, fmt.Errorf("no row of rotation is called %q: see -list", w)
+		}
+	}
+	for _, r := range scenario.Rotation() {
+		if slices.Contains(wanted, r.Name) || len(wanted) == 0 && (o.long || !r.Long) {
+			picked = append(picked, r)
+		}
 	}
 	return picked, nil
 }

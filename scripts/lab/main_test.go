@@ -2,6 +2,7 @@ package main
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -49,11 +50,54 @@ func TestTable(t *testing.T) {
 	}
 }
 
+func TestRotation(t *testing.T) {
+	var names []string
+	for _, r := range scenario.Rotation() {
+		if slices.Contains(names, r.Name) {
+			t.Errorf("two rows are called %s", r.Name)
+		}
+		names = append(names, r.Name)
+		for _, f := range r.Files() {
+			if !known(f) {
+				t.Errorf("%s: no rules %q", r.Name, f)
+			}
+		}
+		if len(r.Rows) == 0 || r.What == "" {
+			t.Errorf("%s: rows and what must be said", r.Name)
+		}
+		if c := r.Cost(); c < 1 || c > scenario.FullCost {
+			t.Errorf("%s costs %d of %d", r.Name, c, scenario.FullCost)
+		}
+	}
+	for _, tt := range []struct {
+		o    options
+		want []string // some that must be there, and none with "-"
+	}{
+		{options{}, []string{"rst-active", "deaths-bond", "-blackout-10m"}},
+		{options{long: true}, []string{"rst-active", "blackout-10m"}},
+		{options{rows: "idle,blackout-10m"}, []string{"idle", "blackout-10m", "-rst-active"}},
+	} {
+		rows, err := tt.o.chosenRows()
+		for _, w := range tt.want {
+			name, no := strings.CutPrefix(w, "-")
+			if err != nil || slices.ContainsFunc(rows, func(r scenario.Row) bool { return r.Name == name }) == no {
+				t.Errorf("%+v: chosen %d, %v; want %s", tt.o, len(rows), err, w)
+			}
+		}
+	}
+	if _, err := (&options{rows: "idle,nonsense"}).chosenRows(); err == nil {
+		t.Error("a row that is not there is taken for one")
+	}
+}
+
 // TestEveryRuleFileIsPlayed: a simulator that no scenario uses proves nothing.
 func TestEveryRuleFileIsPlayed(t *testing.T) {
 	var used []string
 	for _, s := range scenario.Table() {
 		used = append(used, s.Rules...)
+	}
+	for _, r := range scenario.Rotation() {
+		used = append(used, r.Files()...)
 	}
 	for _, story := range scenario.Stories() {
 		for _, stage := range story.Stages {

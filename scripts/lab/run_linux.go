@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -40,6 +41,8 @@ func (o *options) run(ctx context.Context) error {
 		return o.runShell(ctx)
 	case o.story != "":
 		return o.runStory(ctx)
+	case o.rotation:
+		return o.runRotation(ctx)
 	}
 	picked, err := o.chosen()
 	if err != nil {
@@ -93,7 +96,7 @@ func (o *options) runAll(ctx context.Context, picked []scenario.Scenario) error 
 	results = slices.DeleteFunc(results, func(r scenario.Result) bool { return r.Verdict == "" })
 	err := errors.Join(append(failures, scenario.WriteTable(os.Stdout, results))...)
 	if o.json != "" {
-		err = errors.Join(err, writeJSON(o.json, results))
+		err = errors.Join(err, writeFile(o.json, results, scenario.WriteJSON))
 	}
 	return errors.Join(err, verdict(results))
 }
@@ -118,12 +121,13 @@ func verdict(results []scenario.Result) error {
 	return nil
 }
 
-func writeJSON(name string, results []scenario.Result) error {
+// writeFile lets write write it to a file.
+func writeFile[T any](name string, it T, write func(io.Writer, T) error) error {
 	f, err := os.Create(name)
 	if err != nil {
 		return err
 	}
-	return errors.Join(scenario.WriteJSON(f, results), f.Close())
+	return errors.Join(write(f, it), f.Close())
 }
 
 // runOne lets Busel and who is to be bitten meet the same censor, each in a bed of

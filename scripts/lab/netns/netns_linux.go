@@ -259,6 +259,12 @@ func (n *Namespace) AddAddresses(name string, addrs ...netip.Prefix) error {
 	return n.ip(lines...)
 }
 
+// ReplaceAddress gives the interface of that name one address in place of another.
+// Connections that are bound to the old one are not told.
+func (n *Namespace) ReplaceAddress(name string, old, now netip.Prefix) error {
+	return n.ip(addLine(name, now), fmt.Sprintf("addr del %s dev %s", old, name))
+}
+
 // addLine is the command for one address. Nobody else has it, so the second
 // that detection of duplicates would take is saved.
 func addLine(name string, a netip.Prefix) string {

@@ -27,9 +27,10 @@ var (
 // lab is a censor with some rules and a clock.
 type lab struct {
 	testing.TB
-	set  *rule.Set
-	now  time.Time
-	port uint16 // the last that a client used
+	set   *rule.Set
+	files []*rule.File // of the set
+	now   time.Time
+	port  uint16 // the last that a client used
 }
 
 func parse(t testing.TB, name string) *rule.File {
@@ -52,7 +53,7 @@ func newLab(t testing.TB, names ...string) *lab {
 		files = append(files, parse(t, name+".toml"))
 	}
 	return &lab{
-		TB: t, set: rule.NewSet(rand.New(rand.NewPCG(1, 2)), files...),
+		TB: t, set: rule.NewSet(rand.New(rand.NewPCG(1, 2)), files...), files: files,
 		now: time.Date(2020, 8, 9, 12, 0, 0, 0, time.UTC), port: 40000,
 	}
 }

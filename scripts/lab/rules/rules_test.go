@@ -50,6 +50,15 @@ var drives = map[string]func(*testing.T, *lab){
 	"mitm-forged-certificate":   driveDivert,
 	"port443-rst":               drivePort443,
 	"kill-after-60s":            driveKill,
+	"s1-rst-busiest":            driveBusiestReset,
+	"s2-drop-busiest":           func(t *testing.T, l *lab) { driveBusiestDrop(l, true) },
+	"s2-drop-busiest-down":      func(t *testing.T, l *lab) { driveBusiestDrop(l, false) },
+	"s4-police-busiest":         driveBusiestPolice,
+	"s4-police-10m":             drivePoliceEach,
+	"s12-address-busiest":       driveBusiestAddress,
+	"s12-no-tcp":                driveNoTCP,
+	"port443-rst-open":          drivePort443Open,
+	"s11-strict":                driveStrict,
 }
 
 func TestFiles(t *testing.T) {
@@ -960,6 +969,131 @@ func driveActiveFreeze(l *lab, both bool) {
 	l.to(relay, 443).open()
 	elsewhere := l.to(site, 443)
 	elsewhere.passes("a site", elsewhere.send(rule.Down, packet.ACK, []byte("x")))
+}
+
+// busy is a connection to a relay that carries more than another one, which is
+// opened first and used last; nothing is judged before.
+func (l *lab) busy() (busiest, idle *conn) {
+	l.set.Replace()
+	busiest, idle = l.to(relay, 443), l.to(relay, 443)
+	idle.open()
+	busiest.open()
+	elsewhere := l.to(site, 443).open()
+	for range 10 {
+		busiest.passes("before", busiest.send(rule.Down, packet.ACK, make([]byte, 1000)))
+		elsewhere.passes("before", elsewhere.send(rule.Down, packet.ACK, make([]byte, 1400)))
+	}
+	idle.passes("before", idle.up([]byte("x")))
+	l.set.Replace(l.files...)
+	return busiest, idle
+}
+
+func driveBusiestReset(t *testing.T, l *lab) {
+	busiest, idle := l.busy()
+	idle.passes("beside", idle.up([]byte("x")))
+	for range 2 {
+		busiest.resets("at work", busiest.up([]byte("x")), wantReset{up: 1, down: 1})
+		l.wait(time.Second)
+	}
+	l.to(relay, 443).open()
+}
+
+// driveBusiestDrop: of what is used only the busiest is heard no more, in one or both
+// directions.
+func driveBusiestDrop(l *lab, both bool) {
+	busiest, idle := l.busy()
+	idle.passes("beside", idle.up([]byte("x")))
+	up := l.passes
+	if both {
+		up = l.dropped
+	}
+	for range 2 {
+		l.dropped("down", busiest.down([]byte("x")))
+		up("up", busiest.up([]byte("x")))
+		l.wait(time.Minute)
+	}
+	l.to(relay, 443).open()
+	elsewhere := l.to(site, 443)
+	elsewhere.passes("a site", elsewhere.send(rule.Down, packet.ACK, []byte("x")))
+}
+
+func driveBusiestPolice(t *testing.T, l *lab) {
+	busiest, idle := l.busy()
+	const long = 20 * time.Second
+	if got := busiest.pour(1000, long) * 8 / 1000 / long.Seconds(); got < 130 || got > 150 {
+		t.Errorf("%.0f kbit/s pass, want 130 to 150", got)
+	}
+	if got := idle.pour(1000, long); got < 1000*125*long.Seconds() {
+		t.Errorf("of another flow %.0f bytes pass", got)
+	}
+}
+
+func drivePoliceEach(t *testing.T, l *lab) {
+	const long = 10 * time.Second
+	for _, to := range []netip.Addr{relay, relay, site} {
+		if got := l.to(to, 443).pour(20_000, long) * 8 / 1e6 / long.Seconds(); got < 9.5 || got > 10 {
+			t.Errorf("%.1f Mbit/s of payload pass, want 9.5 to 10", got)
+		}
+	}
+}
+
+func driveBusiestAddress(t *testing.T, l *lab) {
+	busiest, idle := l.busy()
+	l.dropped("the busiest", busiest.down([]byte("x")))
+	l.dropped("another port", l.to(relay, 22).send(rule.Up, packet.SYN, nil))
+	l.dropped("another connection", idle.up([]byte("x")))
+	l.dropped("UDP", l.to(relay, 443).datagram(rule.Up, []byte("x")))
+	l.to(netip.MustParseAddr("192.0.2.2"), 443).open()
+}
+
+func driveNoTCP(t *testing.T, l *lab) {
+	for _, port := range []uint16{443, 22} {
+		l.dropped("TCP", l.to(relay, port).send(rule.Up, packet.SYN, nil))
+		l.dropped("TCP, down", l.to(relay, port).send(rule.Down, packet.ACK, []byte("x")))
+		l.passes("UDP", l.to(relay, port).datagram(rule.Up, []byte("x")))
+	}
+	l.to(site, 443).open()
+}
+
+func drivePort443Open(t *testing.T, l *lab) {
+	c := l.to(site, 443)
+	c.resets("SYN", c.send(rule.Up, packet.SYN, nil), wantReset{up: 3, down: 3})
+	c.resets("data", c.up([]byte("x")), wantReset{up: 3, down: 3})
+	for _, port := range []uint16{22, 80, 8443} {
+		l.to(site, port).open()
+	}
+	l.passes("UDP", l.to(site, 443).datagram(rule.Up, []byte("x")))
+}
+
+func driveStrict(t *testing.T, l *lab) {
+	connect := func(name string) (*conn, bool) {
+		c := l.to(relay, 443).open()
+		return c, !c.up(hello(t, name)).Drop
+	}
+	for i := range 8 { // at 20 s three are within a minute
+		if _, ok := connect(listed); !ok {
+			t.Errorf("number %d, 20 s after another, is frozen", i+1)
+		}
+		l.wait(20*time.Second + time.Millisecond)
+	}
+	l.wait(time.Minute)
+	first, _ := connect(unlisted)
+	for range 2 {
+		l.wait(time.Second)
+		connect(unlisted)
+	}
+	l.wait(50 * time.Second)
+	if _, ok := connect(unlisted); ok {
+		t.Error("the fourth within a minute passes")
+	}
+	l.dropped("the first", first.down([]byte("x")))
+	if _, ok := connect(listed); !ok {
+		t.Error("another name is frozen")
+	}
+	l.wait(120 * time.Second)
+	if _, ok := connect(unlisted); !ok {
+		t.Error("frozen after 120 s")
+	}
 }
 
 func driveShutdown(t *testing.T, l *lab) {

@@ -46,6 +46,24 @@ func (g *Gauge) tick() {
 	g.last = now
 }
 
+// Mark begins anew with the longest silence: it is that from now on.
+func (g *Gauge) Mark() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.longest = 0
+	if !g.last.IsZero() {
+		g.last = g.now()
+	}
+}
+
+// Last returns when the last bytes arrived; zero if none did. It is the time of the
+// mark if none did since.
+func (g *Gauge) Last() time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.last
+}
+
 // End says that nothing more will come: the silence before it counts.
 func (g *Gauge) End() {
 	g.mu.Lock()

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"busel/scripts/lab/netns"
@@ -47,13 +48,40 @@ func Authority(dir string) string { return filepath.Join(dir, "origin.pem") }
 //	GET  /          a page with the genuine sentence
 //	GET  /style.css what belongs to the page
 //	GET  /bytes/N   N bytes, the same each time
+//	GET  /spring/ID bytes from the spring of that name until it ends
+//	GET  /held      nothing, as long as it is wanted
 //	POST /upload/ID takes the body into the gauge of that name
 type Origin struct {
 	plain, secure *httptest.Server
 
 	mu      sync.Mutex
 	uploads map[string]*Gauge
+	springs map[string]*spring
 }
+
+// spring gives contents until it is told to end. It is for one reader.
+type spring struct {
+	from  io.Reader
+	given atomic.Int64
+	ended atomic.Bool
+}
+
+// contents without an end, practically.
+const endless = 1 << 62
+
+func newSpring() *spring { return &spring{from: contents(endless)} }
+
+// Read gives the next bytes, or io.EOF after end.
+func (s *spring) Read(p []byte) (int, error) {
+	if s.ended.Load() {
+		return 0, io.EOF
+	}
+	n, err := s.from.Read(p)
+	s.given.Add(int64(n))
+	return n, err
+}
+
+func (s *spring) end() { s.ended.Store(true) }
 
 // NewOrigin serves on two listeners, for HTTP and HTTPS. The caller closes it.
 func NewOrigin(plain, secure net.Listener) (*Origin, error) {
@@ -67,7 +95,7 @@ func NewOrigin(plain, secure net.Listener) (*Origin, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &Origin{uploads: map[string]*Gauge{}}
+	o := &Origin{uploads: map[string]*Gauge{}, springs: map[string]*spring{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -86,6 +114,10 @@ func NewOrigin(plain, secure net.Listener) (*Origin, error) {
 		w.Header().Set("Content-Length", r.PathValue("n"))
 		_, _ = io.Copy(w, contents(n)) // the reader notices
 	})
+	mux.HandleFunc("GET /spring/{id}", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(w, o.spring(r.PathValue("id"))) // the reader notices
+	})
+	mux.HandleFunc("GET /held", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	mux.HandleFunc("POST /upload/{id}", func(w http.ResponseWriter, r *http.Request) {
 		g := o.upload(r.PathValue("id"))
 		if _, err := io.Copy(g, r.Body); err != nil {
@@ -124,6 +156,18 @@ func (o *Origin) upload(id string) *Gauge {
 		o.uploads[id] = g
 	}
 	return g
+}
+
+// spring is the spring of that name, which has one reader.
+func (o *Origin) spring(id string) *spring {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.springs[id]
+	if s == nil {
+		s = newSpring()
+		o.springs[id] = s
+	}
+	return s
 }
 
 // WriteAuthority writes what curl must trust to a file.

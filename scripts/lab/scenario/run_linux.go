@@ -17,10 +17,18 @@ import (
 type Censor interface {
 	// Shape sets the properties of the path.
 	Shape(Path)
-	// Act makes the rules take effect.
+	// Act makes the rules take effect, and no others. "NAME#2" is the rules NAME as
+	// others: both may be in effect, each begun at its time.
 	Act(rules []string) error
 	// Hits is how many packets the rules acted on so far.
 	Hits() uint64
+	// Acted is how many flows the rules of that name acted on so far.
+	Acted(name string) uint64
+	// Busiest is the protocol of the flow to a relay that carries most now: "tcp",
+	// "udp", or empty if there is none.
+	Busiest() string
+	// Sent is how many bytes of IP the client has sent so far.
+	Sent() uint64
 }
 
 // Experiment is one subject's run of one scenario.
@@ -238,10 +246,12 @@ func (e *Experiment) curl(ctx context.Context, args ...string) (string, error) {
 
 // transfer is a running curl and the gauge at the end where its bytes arrive.
 type transfer struct {
-	gauge *Gauge
-	args  []string
-	stdin io.Reader
-	out   io.Writer
+	gauge  *Gauge
+	args   []string
+	stdin  io.Reader
+	out    io.Writer
+	spring *spring // where it is from, if it has no size
+	whole  int64   // its size, if it has one; 0 is transferSize
 
 	mu   sync.Mutex
 	done bool
@@ -302,12 +312,20 @@ func (t *transfer) result() Transfer {
 		r.Fate = Silent
 	case t.err != nil:
 		r.Fate = Broken
-	case t.gauge.Sum() != sumOf(transferSize):
+	case t.gauge.Sum() != sumOf(t.size()):
 		r.Fate = Spoiled
 	default:
 		r.Fate = Survived
 	}
 	return r
+}
+
+// size is how much should have arrived.
+func (t *transfer) size() int64 {
+	if t.spring != nil {
+		return t.spring.given.Load()
+	}
+	return cmp.Or(t.whole, transferSize)
 }
 
 // slowAfter tells a transfer that is slow at the end of the experiment from one

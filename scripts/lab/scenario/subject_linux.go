@@ -32,8 +32,8 @@ type Ground struct {
 	Programs      string           // folder with client and relayd
 	Cover         string           // host:port of the web site behind relays, in the world
 	CoverName     string
-	Relays        []netip.Addr // addresses that are free for relays
-	Exit          netip.Prefix // what relays may connect to
+	Relays        []netip.Addr   // addresses that are free for relays
+	Exit          []netip.Prefix // what relays may connect to: sites, and each other
 	Names         exit.Resolver
 	Logger        *slog.Logger
 }
@@ -45,6 +45,9 @@ const ProxyAddress = "127.0.0.1:1080"
 type Report struct {
 	Says  []string // kinds of failures, each once, sorted
 	Moves int      // replacements of a connection
+	// Active are the ways that are in use, such as "mirror", each once, sorted; with
+	// the relay's name if there are several.
+	Active []string
 }
 
 // Subject is what carries the applications' traffic in an experiment.
@@ -62,8 +65,8 @@ type Subject interface {
 // startTime bounds the start of a subject's programs.
 const startTime = 20 * time.Second
 
-// awaitPort returns when somebody listens on the address inside.
-func awaitPort(ctx context.Context, n *netns.Namespace, address string) error {
+// awaitPort returns when somebody listens on the address inside, or ended is closed.
+func awaitPort(ctx context.Context, n *netns.Namespace, address string, ended <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	for {
@@ -73,6 +76,8 @@ func awaitPort(ctx context.Context, n *netns.Namespace, address string) error {
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
+		case <-ended:
+			return errors.New("the program ended")
 		case <-ctx.Done():
 			return fmt.Errorf("nobody listens on %s: %w", address, err)
 		}
@@ -86,10 +91,10 @@ type programs struct {
 }
 
 // start runs cmd on one side until Stop, or until ctx ends; NAME.log has what it
-// writes.
-func (p *programs) start(ctx context.Context, g *Ground, side *netns.Namespace, name string, cmd *exec.Cmd) error {
+// writes. ended is closed when it has ended.
+func (p *programs) start(ctx context.Context, g *Ground, side *netns.Namespace, name string, cmd *exec.Cmd) (_ <-chan struct{}, err error) {
 	if err := g.Net.Program(side, name, cmd); err != nil {
-		return err
+		return nil, err
 	}
 	ended := make(chan struct{})
 	p.wg.Go(func() {
@@ -103,7 +108,7 @@ func (p *programs) start(ctx context.Context, g *Ground, side *netns.Namespace, 
 		case <-ended:
 		}
 	})
-	return nil
+	return ended, nil
 }
 
 // Stop ends the programs and waits for them.
@@ -117,10 +122,15 @@ func (p *programs) Stop() {
 // Busel is the client and as many relays as there are addresses for, each of which
 // stands before the same cover.
 type Busel struct {
-	Relays int // 0: one
-	programs
+	Relays    int    // 0: one
+	Policy    string // of rotation, for the client's settings; empty: none
+	programs         // the relays
+	client    programs
+	process   *os.Process // the client's
+	clients   int         // so far
 	clientDir string
 	bin       string
+	invites   []string
 }
 
 // Proxy returns the client's address.
@@ -128,8 +138,16 @@ func (b *Busel) Proxy() string { return ProxyAddress }
 
 // Start makes relays and a client that holds their invites.
 func (b *Busel) Start(ctx context.Context, g *Ground) error {
+	if err := b.StartRelays(ctx, g); err != nil {
+		return err
+	}
+	return b.StartClient(ctx, g)
+}
+
+// StartRelays makes the relays.
+func (b *Busel) StartRelays(ctx context.Context, g *Ground) error {
 	ctx, b.cancel = context.WithCancel(ctx)
-	b.bin, b.clientDir = g.Programs, filepath.Join(g.Dir, "client")
+	b.bin = g.Programs
 	count := max(1, b.Relays)
 	if count > len(g.Relays) {
 		return fmt.Errorf("%d relays are wanted and there are addresses for %d", count, len(g.Relays))
@@ -139,15 +157,46 @@ func (b *Busel) Start(ctx context.Context, g *Ground) error {
 		if err != nil {
 			return fmt.Errorf("relay: %w", err)
 		}
+		b.invites = append(b.invites, invite)
+	}
+	return nil
+}
+
+// StartClient makes a client that has never been here before.
+func (b *Busel) StartClient(ctx context.Context, g *Ground) error {
+	ctx, b.client.cancel = context.WithCancel(ctx)
+	b.clients++
+	b.clientDir = filepath.Join(g.Dir, fmt.Sprintf("client%d", b.clients))
+	for _, invite := range b.invites {
 		if _, err := b.command(ctx, g.Client, invite, "client", "add", "-dir", b.clientDir, "-"); err != nil {
 			return err
 		}
 	}
+	if b.Policy != "" {
+		settings := fmt.Sprintf("[rotation]\npolicy = %q\n", b.Policy)
+		if err := os.WriteFile(filepath.Join(b.clientDir, "client.toml"), []byte(settings), 0o600); err != nil {
+			return err
+		}
+	}
 	client := b.program("client", "run", "-dir", b.clientDir, "-listen", ProxyAddress)
-	if err := b.start(ctx, g, g.Client, "client", client); err != nil {
+	ended, err := b.client.start(ctx, g, g.Client, "client", client)
+	if err != nil {
 		return err
 	}
-	return awaitPort(ctx, g.Client, ProxyAddress)
+	b.process = client.Process
+	if err := awaitPort(ctx, g.Client, ProxyAddress, ended); err != nil {
+		return fmt.Errorf("the client: %w", err)
+	}
+	return nil
+}
+
+// StopClient ends the client and waits for that.
+func (b *Busel) StopClient() { b.client.Stop() }
+
+// Stop ends all and waits for that.
+func (b *Busel) Stop() {
+	b.client.Stop()
+	b.programs.Stop()
 }
 
 func (b *Busel) startRelay(ctx context.Context, g *Ground, dir string, at netip.AddrPort) (invite string, err error) {
@@ -164,7 +213,7 @@ func (b *Busel) startRelay(ctx context.Context, g *Ground, dir string, at netip.
 		return "", err
 	}
 	edited, err := replaceKeys(string(text), map[string]string{
-		"listen": fmt.Sprintf("[%q]", at), "allow": fmt.Sprintf("[%q]", g.Exit),
+		"listen": fmt.Sprintf("[%q]", at), "allow": list(g.Exit),
 	})
 	if err != nil {
 		return "", err
@@ -172,10 +221,20 @@ func (b *Busel) startRelay(ctx context.Context, g *Ground, dir string, at netip.
 	if err := os.WriteFile(settings, []byte(edited), 0o600); err != nil {
 		return "", err
 	}
-	if err := b.start(ctx, g, g.World, "relayd", b.program("relayd", "run", "-dir", dir)); err != nil {
+	ended, err := b.start(ctx, g, g.World, "relayd", b.program("relayd", "run", "-dir", dir))
+	if err != nil {
 		return "", err
 	}
-	return invite, awaitPort(ctx, g.World, at.String())
+	return invite, awaitPort(ctx, g.World, at.String(), ended)
+}
+
+// list writes prefixes as TOML.
+func list(prefixes []netip.Prefix) string {
+	quoted := make([]string, len(prefixes))
+	for i, p := range prefixes {
+		quoted[i] = fmt.Sprintf("%q", p)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
 }
 
 // replaceKeys sets keys of a TOML text that stand at the beginning of a line, in a
@@ -238,6 +297,18 @@ func (b *Busel) Report(ctx context.Context) (Report, error) {
 		}
 	}
 	slices.Sort(r.Says)
+	for _, c := range s.Carriers {
+		if c.State != front.Active {
+			continue
+		}
+		way := c.Transport
+		if b.Relays > 1 {
+			way += " " + c.Relay
+		}
+		r.Active = append(r.Active, way)
+	}
+	slices.Sort(r.Active)
+	r.Active = slices.Compact(r.Active)
 	return r, nil
 }
 
@@ -276,7 +347,7 @@ func (p *Plain) Start(ctx context.Context, g *Ground) error {
 	if err != nil {
 		return err
 	}
-	out := exit.New(exit.Config{Allow: []netip.Prefix{g.Exit}, Network: inside{g.World}, Resolver: g.Names, Logger: g.Logger})
+	out := exit.New(exit.Config{Allow: g.Exit, Network: inside{g.World}, Resolver: g.Names, Logger: g.Logger})
 	p.wg.Go(func() { p.ended(g, "server", tunnel.Serve(ctx, ln, p.Kind, g.CoverName, out)) })
 
 	local, err := front.New(front.Config{
@@ -336,11 +407,11 @@ func (o *Other) Start(ctx context.Context, g *Ground) error {
 		}
 		cmd := exec.Command("sh", "-c", side.command)
 		cmd.Env = world.Environment("LAB_RELAY="+g.Relays[0].String(), "LAB_COVER="+g.Cover, "LAB_COVER_NAME="+g.CoverName, "LAB_DIR="+g.Dir)
-		if err := o.start(ctx, g, side.at, side.name, cmd); err != nil {
+		if _, err := o.start(ctx, g, side.at, side.name, cmd); err != nil {
 			return err
 		}
 	}
-	return awaitPort(ctx, g.Client, o.Socks)
+	return awaitPort(ctx, g.Client, o.Socks, nil)
 }
 
 // Report is empty.

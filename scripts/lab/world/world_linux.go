@@ -29,6 +29,10 @@ const Interface = "lab0"
 // Client is the client's address.
 var Client = netip.MustParseAddr("203.0.113.2")
 
+// moved is where the client is after Move, in a network of its own: as a second
+// address of the old one it would go with the first.
+var moved = netip.MustParseAddr("203.0.113.130")
+
 // Twin is the IPv6 address that belongs to an IPv4 address:
 // 2001:db8:198::53 to 198.51.100.53.
 func Twin(a netip.Addr) netip.Addr {
@@ -183,6 +187,15 @@ func (w *World) Close() error {
 	}
 	w.closers = nil
 	return errors.Join(all...)
+}
+
+// Move gives the client other addresses in place of those it has, once, as a
+// telephone that leaves one network for another.
+func (w *World) Move() error {
+	return errors.Join(
+		w.Client.ReplaceAddress(Interface, netip.PrefixFrom(Client, 24), netip.PrefixFrom(moved, 25)),
+		w.Client.ReplaceAddress(Interface, netip.PrefixFrom(Twin(Client), 64), netip.PrefixFrom(Twin(moved), 65)),
+	)
 }
 
 // Program starts a command on one side; what it writes goes to the file

@@ -109,6 +109,35 @@ func TestWorlds(t *testing.T) {
 	}
 }
 
+// After Move the client is reached at another address, and only there.
+func TestMove(t *testing.T) {
+	w := run(t, config())
+	l, err := w.Abroad.Listen(t.Context(), "tcp", netip.AddrPortFrom(site, 80).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, want := range []string{"203.0.113.2", "203.0.113.130"} {
+		c, err := w.Client.Dial(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if got := netip.MustParseAddrPort(c.LocalAddr().String()).Addr().String(); got != want {
+			t.Errorf("the client is %s, want %s", got, want)
+		}
+		if want == world.Client.String() {
+			if err := w.Move(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if l, err := w.Client.Listen(t.Context(), "tcp", netip.AddrPortFrom(world.Client, 0).String()); err == nil {
+		l.Close()
+		t.Error("the old address is still the client's")
+	}
+}
+
 // What is abroad reaches itself without the censor, and programs' words are kept.
 func TestProgram(t *testing.T) {
 	cfg := config()
