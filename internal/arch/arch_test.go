@@ -37,6 +37,7 @@ var layers = []layer{
 	{"internal/rotate", []string{"internal/flow", "internal/wire", "transport"}, "chooses among carriers; knows neither frames nor TLS"},
 	{"internal/detour", []string{"internal/flow", "transport"}, "streams of any opener as a network for any transport"},
 	{"internal/network", nil, "what the system says of its network; knows nothing of what it is for"},
+	{"internal/memory", []string{"internal/network"}, "what is known of routes, by names that it does not know the meaning of"},
 	{"internal/cover", nil, "the built-in site is a web server that knows nothing of the tunnel"},
 	{"internal/exit", []string{"internal/flow", "transport"}, "implements flow.Opener; works without any tunnel"},
 	{"internal/front", []string{"internal/flow"}, "uses flow.Opener; works without any tunnel"},

@@ -15,6 +15,9 @@
 //
 //	client.toml     settings, optional
 //	invites/r1      one invite in text form; the file's name is its label
+//	salt            32 random bytes, under which networks and routes are hashed
+//	memory          what worked on which network, see internal/memory; it may be
+//	                deleted at any time
 //
 // The relay's directory:
 //
