@@ -30,6 +30,7 @@ type relays struct {
 	policy  rotate.Policy
 	horizon *rotate.Horizon
 	wg      sync.WaitGroup
+	*surroundings
 
 	mu    sync.Mutex
 	links []*link
@@ -93,7 +94,7 @@ func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*l
 	})
 	l.keeper = rotate.New(rotate.Config{
 		Routes: w.routes, Fallbacks: w.fallbacks, Dialer: w.dialer, Kinds: kinds,
-		Policy: r.policy, Session: adapter{l.session}, Horizon: r.horizon, Logger: r.log,
+		Policy: r.policy, Session: adapter{l.session}, Memory: r.of(e.Key), Horizon: r.horizon, Logger: r.log,
 		Passable: func() bool { return r.passable(label) },
 	})
 	ctx, stop := context.WithCancel(r.ctx)

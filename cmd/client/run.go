@@ -70,8 +70,12 @@ func settings(dir *state.Dir) (config.Client, error) {
 
 func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) error {
 	log := std.Logger(set.LogLevel)
+	around, err := newSurroundings(dir, log)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	rel := &relays{ctx: ctx, log: log, policy: rotate.Policy(set.Policy), horizon: rotate.NewHorizon()}
+	rel := &relays{ctx: ctx, log: log, policy: rotate.Policy(set.Policy), horizon: rotate.NewHorizon(), surroundings: around}
 	defer rel.wg.Wait()
 	defer cancel()
 	load := func() {
@@ -84,10 +88,10 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 	var local *front.Front
 	status := func() front.Status {
 		s := rel.status()
-		s.Listen = local.Addr().String()
+		s.Listen, s.Network = local.Addr().String(), string(around.watcher.Now().ID)
 		return s
 	}
-	local, err := front.New(front.Config{
+	local, err = front.New(front.Config{
 		Listen: set.Listen.String(), User: set.User, Password: string(set.Password),
 		Opener: rel, Status: status, Logger: log,
 	})
@@ -115,7 +119,8 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 	if len(rel.group()) == 0 {
 		fmt.Fprintln(std.Out, "There is no relay yet. Take an invite with: client add INVITE")
 	}
-	return cli.RunAll(ctx, local.Run,
+	return cli.RunAll(ctx, local.Run, around.watcher.Run, around.memory.Run,
+		func(ctx context.Context) error { return around.watch(ctx, rel.roam) },
 		func(ctx context.Context) error { return ctl.Serve(ctx, dir.Socket(), nil) },
 		func(ctx context.Context) error { return cli.ReleaseWhenIdle(ctx, moved) },
 	)

@@ -11,6 +11,9 @@ const (
 	outageAfter = 2500 * time.Millisecond
 	// outageDials is how many dials must have met silence since.
 	outageDials = 2
+	// outageAsk is how long carriers that should be well have to answer before
+	// that: a session that rests says nothing by itself.
+	outageAsk = time.Second
 )
 
 // Horizon is what the keepers of a client share: whether there is a network at
@@ -21,6 +24,7 @@ type Horizon struct {
 	mu      sync.Mutex
 	heard   time.Time // when anything came from outside last
 	silent  int       // dials since then that met silence
+	asked   time.Time // when carriers were asked for a sign of life last
 	since   time.Time // of the outage; zero if there is none
 	changed chan struct{}
 }
@@ -50,7 +54,14 @@ func (h *Horizon) quiet(now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.silent++
-	if h.silent < outageDials || now.Sub(h.heard) < outageAfter || !h.since.IsZero() {
+	switch {
+	case h.silent < outageDials || now.Sub(h.heard) < outageAfter || !h.since.IsZero():
+		return false
+	case h.asked.Before(h.heard):
+		h.asked = now
+		h.tell()
+		return false
+	case now.Sub(h.asked) < outageAsk:
 		return false
 	}
 	h.since = now
@@ -70,8 +81,16 @@ func (h *Horizon) heardSince(t time.Time) bool {
 	return h.heard.After(t)
 }
 
+// question is when a sign of life was asked for last.
+func (h *Horizon) question() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.asked
+}
+
 // Outage reports since when there has been no network; zero means that there is
-// one. The channel is closed when that changes.
+// one. The channel is closed when that changes, and when carriers are to be asked
+// for a sign of life.
 func (h *Horizon) Outage() (since time.Time, changed <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -264,6 +264,9 @@ func (k *Keeper) dial(ctx context.Context, p *Path, need bool, state wire.Carrie
 	dial, cancel := context.WithCancelCause(ctx)
 	a := &attempt{path: p, need: need, start: now, budget: budget, cancel: cancel}
 	patience := max(knock, 2*p.took)
+	if p.Route.Detour { // the other relay may have to be reached first
+		patience = 2 * knock
+	}
 	a.over = now.Add(min(p.took+jitter(headStart), maxStagger))
 	if !outage.IsZero() {
 		patience = max(knockOutage, p.took)

@@ -166,6 +166,7 @@ type Keeper struct {
 	flaps     int       // carriers in a row that did not live long
 	roamed    bool      // recall what is known: the network may be another one
 	outage    bool      // there was one at the last step
+	answered  time.Time // the last question of the horizon that was passed on
 }
 
 // held is a carrier of ours.
@@ -296,6 +297,10 @@ func (k *Keeper) step(ctx context.Context, v View, outage, now time.Time) (wake 
 			k.need.again(now)
 			k.need.cycle = 0
 		}
+		k.after = append(k.after, k.cfg.Session.Doubt)
+	}
+	if at := k.cfg.Horizon.question(); at.After(k.answered) {
+		k.answered = at
 		k.after = append(k.after, k.cfg.Session.Doubt)
 	}
 	for _, p := range k.paths {
