@@ -480,11 +480,6 @@ func (k *Keeper) noteCarrier(ctx context.Context, a *attempt) bool {
 	if k.need != nil { // should this one not last, begin anew
 		k.need.again(now)
 	}
-	for _, p := range k.paths { // this one answered, those did not
-		if !p.silent.IsZero() && p != a.path {
-			p.rest(now)
-		}
-	}
 	k.note(a.path)
 	return true
 }
