@@ -151,7 +151,8 @@ func (o *options) chosen() ([]scenario.Scenario, error) {
 	return picked, nil
 }
 
-// chosenRows are the rows of rotation that the flags select, in the table's order.
+// chosenRows are the rows of rotation that the flags select, in the table's order; in
+// the short selection they are loose.
 func (o *options) chosenRows() ([]scenario.Row, error) {
 	var picked []scenario.Row
 	wanted := splitList(o.rows)
@@ -161,7 +162,11 @@ func (o *options) chosenRows() ([]scenario.Row, error) {
 		}
 	}
 	for _, r := range scenario.Rotation() {
-		if slices.Contains(wanted, r.Name) || len(wanted) == 0 && (o.long || !r.Long) {
+		switch {
+		case o.short && !r.Short, len(wanted) > 0 && !slices.Contains(wanted, r.Name), len(wanted) == 0 && r.Long && !o.long:
+		case o.short:
+			picked = append(picked, r.Loose())
+		default:
 			picked = append(picked, r)
 		}
 	}

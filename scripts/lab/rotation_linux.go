@@ -17,7 +17,7 @@ type bout struct {
 	row, index int
 }
 
-// runRotation plays the second table: some trials at a time, the costly ones fewer.
+// runRotation plays the second table.
 func (o *options) runRotation(ctx context.Context) error {
 	if o.socks != "" {
 		return errors.New("rotation is about Busel: -client and -socks are for scenarios")
@@ -26,6 +26,27 @@ func (o *options) runRotation(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return o.runRows(ctx, rows, o.json)
+}
+
+// runShort plays the short selection of both tables.
+func (o *options) runShort(ctx context.Context) error {
+	picked, err := o.chosen()
+	if err != nil {
+		return err
+	}
+	err = o.runAll(ctx, picked)
+	if o.socks != "" || o.rows != "" {
+		return err
+	}
+	rows, wrong := o.chosenRows()
+	fmt.Println()
+	return errors.Join(err, wrong, o.runRows(ctx, rows, ""))
+}
+
+// runRows plays rows, some trials at a time, the costly ones fewer, and writes the
+// results for programs to a file, if it has a name.
+func (o *options) runRows(ctx context.Context, rows []scenario.Row, file string) error {
 	trials := make([][]scenario.Trial, len(rows))
 	failures := make([][]error, len(rows))
 	var all []bout
@@ -75,8 +96,8 @@ func (o *options) runRotation(ctx context.Context) error {
 		tallies = append(tallies, scenario.JudgeRow(r, trials[i]))
 	}
 	bad = errors.Join(bad, scenario.WriteRotation(os.Stdout, tallies))
-	if o.json != "" {
-		bad = errors.Join(bad, writeFile(o.json, tallies, scenario.WriteRotationJSON))
+	if file != "" {
+		bad = errors.Join(bad, writeFile(file, tallies, scenario.WriteRotationJSON))
 	}
 	missed := 0
 	for _, t := range tallies {

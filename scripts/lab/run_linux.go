@@ -20,9 +20,8 @@ import (
 )
 
 // storyWithin is how soon after a way has opened the subject of a story must have a
-// page. It is to become 5 s: a client that dials as usual during an outage sees
-// its end when the next dial, or SYN, is due.
-const storyWithin = 15 * time.Second
+// page.
+const storyWithin = 5 * time.Second
 
 // biteLimit is long enough to see that a page does not come.
 const biteLimit = 10 * time.Second
@@ -43,6 +42,8 @@ func (o *options) run(ctx context.Context) error {
 		return o.runStory(ctx)
 	case o.rotation:
 		return o.runRotation(ctx)
+	case o.short:
+		return o.runShort(ctx)
 	}
 	picked, err := o.chosen()
 	if err != nil {
@@ -252,7 +253,7 @@ func (o *options) tell(ctx context.Context, s scenario.Story) (err error) {
 		experiments[i] = experimentIn(b, scenario.Scenario{}, who)
 	}
 	begin := time.Now()
-	chapters, err := s.Run(ctx, experiments[0], experiments[1], func(stage scenario.Stage) {
+	told, err := s.Run(ctx, experiments[0], experiments[1], func(stage scenario.Stage) {
 		fmt.Fprintf(os.Stderr, "%6s  %s\n", time.Since(begin).Round(time.Second), stage.Title)
 	})
 	if err != nil {
@@ -262,10 +263,16 @@ func (o *options) tell(ctx context.Context, s scenario.Story) (err error) {
 	if o.socks != "" {
 		name = "the tool"
 	}
-	if err := scenario.WriteStory(os.Stdout, s, name, chapters); err != nil {
+	minutes := s.Minutes(told, storyWithin)
+	if err := errors.Join(scenario.WriteStory(os.Stdout, s, name, told.Chapters), scenario.WriteMinutes(os.Stdout, name, minutes)); err != nil {
 		return err
 	}
-	known, bad := scenario.Failures(chapters, storyWithin)
+	known, bad := scenario.Failures(told.Chapters, storyWithin)
+	known2, bad2 := scenario.Barren(minutes)
+	known, bad = append(known, known2...), append(bad, bad2...)
+	if len(known) > 0 {
+		fmt.Println()
+	}
 	for _, f := range known {
 		fmt.Println("* known:", f)
 	}

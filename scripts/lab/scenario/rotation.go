@@ -36,8 +36,8 @@ type Row struct {
 	policies []string
 	// once: all that was asked for is in one trial.
 	once bool
-	// Long: it belongs to the long form only.
-	Long bool
+	// Long: it belongs to the long form only; Short: to what every test run includes.
+	Long, Short bool
 	// apart is how many trials may go on for each that goes on elsewhere, since most
 	// of their time is waiting; 0 is one.
 	apart int

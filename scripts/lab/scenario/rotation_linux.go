@@ -654,12 +654,13 @@ func (b *Bout) kill(number int, ways []string) string {
 // triggered.
 func (b *Bout) browse(ctx context.Context) (t Trial, err error) {
 	const every = 3 * time.Second
-	long, deaths := 2*time.Minute, 4
+	// In the short form all die within a minute: one more than the rules let pass.
+	long, mortal, deaths := 2*time.Minute, time.Minute, 4
 	switch {
 	case b.Long:
-		long, deaths = 30*time.Minute, 30
+		long, mortal, deaths = 30*time.Minute, 30*time.Minute, 30
 	case b.Of >= 10:
-		long, deaths = 10*time.Minute, 10
+		long, mortal, deaths = 10*time.Minute, 10*time.Minute, 10
 	}
 	rules := slices.Clone(b.Row.rules)
 	if err := b.act(rules...); err != nil {
@@ -669,7 +670,7 @@ func (b *Bout) browse(ctx context.Context) (t Trial, err error) {
 		return t, err
 	}
 	count := int(long / every)
-	fatal := b.Rand.Perm(count)[:deaths] // the pages that connections die under
+	fatal := b.Rand.Perm(int(mortal / every))[:deaths] // the pages that connections die under
 	var mu sync.Mutex
 	var took []float64
 	var group sync.WaitGroup
@@ -769,7 +770,8 @@ func (b *Bout) rates(ctx context.Context) (t Trial, err error) {
 }
 
 // deaths lets connections die under transfers, ten times for each trial that was
-// asked for, at random times and in random ways.
+// asked for, at random times and in random ways; five times in a row TCP is blocked
+// meanwhile.
 func (b *Bout) deaths(ctx context.Context) (t Trial, err error) {
 	const (
 		kept  = 4 // that are in effect together
@@ -790,9 +792,13 @@ func (b *Bout) deaths(ctx context.Context) (t Trial, err error) {
 		if rules = append(rules, kill); len(rules) > kept {
 			rules = rules[1:]
 		}
+		effect := rules
+		if i%10 >= 5 { // over UDP, as far as the client's own choice is not
+			effect = append([]string{"s12-no-tcp"}, rules...)
+		}
 		r.mark()
 		down, up := r.down.gauge.Bytes(), r.up.gauge.Bytes()
-		if err := b.act(rules...); err != nil {
+		if err := b.act(effect...); err != nil {
 			return t, err
 		}
 		if err := pause(ctx, 500*time.Millisecond+time.Duration(b.Rand.IntN(2500))*time.Millisecond); err != nil {

@@ -8,7 +8,7 @@ func Rotation() []Row {
 	const s = time.Second
 	return []Row{
 		{
-			Name: "rst-active", Rows: []string{"B1", "C8"},
+			Name: "rst-active", Rows: []string{"B1", "C8"}, Short: true,
 			What: "the connection in use, over TCP, is reset",
 			play: playHit, over: "tcp", rules: []string{resets},
 			Want: Limits{Stall: 700 * time.Millisecond, Page: s},
@@ -20,7 +20,7 @@ func Rotation() []Row {
 			Want: Limits{Stall: 2 * s, Page: 2 * s},
 		},
 		{
-			Name: "drop-active-udp", Rows: []string{"R1", "B3"},
+			Name: "drop-active-udp", Rows: []string{"R1", "B3"}, Short: true,
 			What: "the same; it is over UDP, since TCP was blocked before",
 			play: playHit, first: []string{"s12-no-tcp"}, over: "udp", rules: []string{drops},
 			Want: Limits{Stall: 2 * s, Page: 2 * s},
@@ -56,7 +56,7 @@ func Rotation() []Row {
 			Want: Limits{Figures: []Bound{{Name: halfAgain, Limit: 10}}},
 		},
 		{
-			Name: "close-443", Rows: []string{"C9", "B10"},
+			Name: "close-443", Rows: []string{"C9", "B10"}, Short: true,
 			What: "TCP port 443 is reset to everyone, open connections, too",
 			play: playHit, over: "tcp", rules: []string{"port443-rst-open"},
 			Want: Limits{Stall: 2 * s, Page: 2 * s},
@@ -160,7 +160,7 @@ func (r Row) Files() []string {
 	all := append([]string{}, r.first...)
 	all = append(append(all, r.then...), r.rules...)
 	if r.play == playBrowse || r.play == playDeaths {
-		all = append(all, resets, drops)
+		all = append(all, resets, drops, dropsDown, "s12-no-tcp")
 	}
 	return all
 }
@@ -182,3 +182,11 @@ func (r Row) Cost() int { return FullCost / max(1, r.apart) }
 
 // FullCost is divisible by what trials that mostly wait cost less.
 const FullCost = 3
+
+// Loose is the row with limits that hold on a busy machine, too: whether it is fast
+// enough is not asked, but whether it works.
+func (r Row) Loose() Row {
+	const times = 4
+	r.Want.Stall, r.Want.Page = times*r.Want.Stall, times*r.Want.Page
+	return r
+}

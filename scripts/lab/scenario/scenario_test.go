@@ -99,3 +99,34 @@ func TestFailures(t *testing.T) {
 		t.Errorf("known %q, bad %q", known, bad)
 	}
 }
+
+func TestMinutes(t *testing.T) {
+	const s = time.Second
+	story := Story{Stages: []Stage{
+		{Title: "open", For: 50 * s, Passable: true},
+		{Title: "shut", For: 40 * s},
+		{Title: "slow", For: 40 * s, Passable: true, Until: "it is built"},
+		{Title: "open again", For: 20 * s, Passable: true},
+		{Title: "shut again", For: 70 * s},
+		{Title: "the end", For: 7 * s, Passable: true},
+	}}
+	told := Told{Subject: []time.Duration{2 * s, 59 * s, 125 * s, 228 * s}, Direct: []time.Duration{3 * s}}
+	got := story.Minutes(told, 5*s)
+	want := []Served{
+		{45 * s, 2, 1, ""},
+		{25 * s, 0, 0, "it is built"}, // from 95 s on
+		{30 * s, 1, 0, ""},            // one of the stages has no excuse
+		{2 * s, 1, 0, ""},             // from 225 s on; the last minute ends at 227 s
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	known, bad := Barren(got)
+	if len(known) != 1 || len(bad) != 0 {
+		t.Errorf("known %q, bad %q", known, bad)
+	}
+	got[2].Subject, got[3].Subject = 0, 0
+	if _, bad := Barren(got); len(bad) != 1 { // two seconds demand nothing
+		t.Errorf("bad %q", bad)
+	}
+}

@@ -76,6 +76,91 @@ type Chapter struct {
 	Direct  Day
 }
 
+// Told is what became of a story.
+type Told struct {
+	Chapters []Chapter
+	// Subject and Direct are when pages of the listed site came, from the begin on.
+	Subject, Direct []time.Duration
+}
+
+// Served is one minute of a story.
+type Served struct {
+	// Due is how much of the minute some way exists and has existed for long enough
+	// that pages must come.
+	Due             time.Duration
+	Subject, Direct int    // pages
+	Until           string // of the stages that are due, if all of them have one
+}
+
+// Minutes counts pages by the minute, the last of which may be shorter. Pages must
+// come from within after the appearance of a way on.
+func (s Story) Minutes(t Told, within time.Duration) []Served {
+	minutes := make([]Served, (s.Length()+time.Minute-1)/time.Minute)
+	for _, at := range t.Subject {
+		minutes[min(int(at/time.Minute), len(minutes)-1)].Subject++
+	}
+	for _, at := range t.Direct {
+		minutes[min(int(at/time.Minute), len(minutes)-1)].Direct++
+	}
+	var at, due time.Duration
+	open := false
+	for _, stage := range s.Stages {
+		if stage.Passable && !open {
+			due = at + within
+		}
+		open = stage.Passable
+		end := at + stage.For
+		for i := range minutes {
+			begin := time.Duration(i) * time.Minute
+			share := min(end, begin+time.Minute) - max(at, begin, due)
+			if !open || share <= 0 {
+				continue
+			}
+			m := &minutes[i]
+			if m.Due == 0 || stage.Until == "" {
+				m.Until = stage.Until
+			}
+			m.Due += share
+		}
+		at = end
+	}
+	return minutes
+}
+
+// leastDue is how much of a minute a way must be due for to demand pages of it: a
+// page is asked for every two seconds and takes one.
+const leastDue = 4 * time.Second
+
+// Barren lists the minutes without a page that should have had one, as [Failures]
+// does.
+func Barren(minutes []Served) (known, bad []string) {
+	for i, m := range minutes {
+		if m.Due < leastDue || m.Subject > 0 {
+			continue
+		}
+		failure := fmt.Sprintf("minute %d: no page came though there was a way for %s", i+1, show(m.Due))
+		if m.Until != "" {
+			known = append(known, failure+" (until "+m.Until+")")
+			continue
+		}
+		bad = append(bad, failure)
+	}
+	return known, bad
+}
+
+// WriteMinutes writes how many pages came in each minute in which they must.
+func WriteMinutes(w io.Writer, subject string, minutes []Served) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n| minute | a way is there for | %s: pages | direct: pages |\n|---|---|---|---|\n", subject)
+	for i, m := range minutes {
+		if m.Due > 0 {
+			fmt.Fprintf(&b, "| %d | %s | %s | %d |\n", i+1, show(m.Due), strong(fmt.Sprint(m.Subject), m.Subject == 0 && m.Due >= leastDue), m.Direct)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
 // Day is what one resident could do in a stage.
 type Day struct {
 	Asked, Got int           // pages of the listed site

@@ -20,9 +20,9 @@ const (
 )
 
 // Run lets two residents live through the story at the same time, each in the
-// network of its experiment, and returns a chapter for each stage. notice is called
+// network of its experiment, and tells a chapter for each stage. notice is called
 // when a stage begins.
-func (s Story) Run(ctx context.Context, subject, direct *Experiment, notice func(Stage)) ([]Chapter, error) {
+func (s Story) Run(ctx context.Context, subject, direct *Experiment, notice func(Stage)) (t Told, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	residents := []*resident{newResident(subject), newResident(direct)}
@@ -32,29 +32,33 @@ func (s Story) Run(ctx context.Context, subject, direct *Experiment, notice func
 	for _, r := range residents {
 		r.e.Censor.Shape(Path{})
 		if err := r.e.Subject.Start(ctx, r.e.Ground); err != nil {
-			return nil, fmt.Errorf("start: %w", err)
+			return t, fmt.Errorf("start: %w", err)
 		}
 		defer r.e.Subject.Stop()
 		wg.Go(func() { r.live(ctx) })
 	}
-	var chapters []Chapter
+	begin := time.Now()
+	for _, r := range residents {
+		r.since(begin)
+	}
 	for _, stage := range s.Stages {
 		notice(stage)
 		for _, r := range residents {
 			r.e.Censor.Shape(stage.Path)
 			if err := r.e.Censor.Act(stage.Rules); err != nil {
-				return nil, err
+				return t, err
 			}
 			r.turn()
 		}
 		select {
 		case <-time.After(stage.For):
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return t, context.Cause(ctx)
 		}
-		chapters = append(chapters, Chapter{Stage: stage, Subject: residents[0].turn(), Direct: residents[1].turn()})
+		t.Chapters = append(t.Chapters, Chapter{Stage: stage, Subject: residents[0].turn(), Direct: residents[1].turn()})
 	}
-	return chapters, nil
+	t.Subject, t.Direct = residents[0].all(), residents[1].all()
+	return t, nil
 }
 
 // resident asks for pages and has a download running.
@@ -66,10 +70,27 @@ type resident struct {
 	day   Day
 	gauge *Gauge // of the download that runs
 	seen  int64  // its bytes before the stage
+
+	story time.Time // its begin
+	pages []time.Duration
 }
 
 func newResident(e *Experiment) *resident {
 	return &resident{e: e, gauge: NewGauge(time.Now), day: Day{First: Never}}
+}
+
+// since says when the story begins.
+func (r *resident) since(begin time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.story, r.pages = begin, nil
+}
+
+// all are the pages that came since then.
+func (r *resident) all() []time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pages
 }
 
 // turn begins a stage and returns what became of the one before.
@@ -114,6 +135,7 @@ func (r *resident) ask(ctx context.Context) {
 		return
 	}
 	r.day.Got++
+	r.pages = append(r.pages, time.Since(r.story))
 	if r.day.First == Never {
 		r.day.First = time.Since(r.begin)
 	}

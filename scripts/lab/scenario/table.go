@@ -312,14 +312,14 @@ func Table() []Scenario {
 
 		// What rotation is for: the connection in use is hit, and nothing else.
 		{
-			Name: "active-reset", Rows: []string{"B1", "C8"}, Short: true,
+			Name: "active-reset", Rows: []string{"B1", "C8"},
 			What:  "resets the connections that are open, once",
 			Rules: []string{"s1-rst-active"},
 			Want:  unharmed,
 			Bites: Bite{TLSTunnel, Want{Running: Broken}},
 		},
 		{
-			Name: "active-frozen", Rows: []string{"R1", "B3"}, Short: true,
+			Name: "active-frozen", Rows: []string{"R1", "B3"},
 			What:  "loses the packets of the connections that are open",
 			Rules: []string{"s2-freeze-active"},
 			Want:  unharmed,
