@@ -16,6 +16,7 @@
 //
 //	-json FILE    results for programs
 //	-pcap DIR     a capture of each experiment, and the programs' logs
+//	-logs DIR     only the logs
 //	-parallel N   scenarios at a time
 //	-n N          each scenario N times
 //	-long         the long form of rotation
@@ -26,6 +27,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -64,7 +66,7 @@ type options struct {
 	rotation, long     bool
 	rows, rules        string
 	story, control     string
-	json, pcap         string
+	json, pcap, logs   string
 	parallel, times    int
 	// Another tool in Busel's place: its commands and its SOCKS5 address.
 	client, relay, socks string
@@ -85,6 +87,7 @@ func run(ctx context.Context, args []string) error {
 	flags.StringVar(&o.control, "control", "", "ask the censor behind this `socket`")
 	flags.StringVar(&o.json, "json", "", "write the results to this `file`")
 	flags.StringVar(&o.pcap, "pcap", "", "write captures and logs into this `folder`")
+	flags.StringVar(&o.logs, "logs", "", "write the programs' logs into this `folder`")
 	flags.IntVar(&o.parallel, "parallel", 3, "scenarios at a time")
 	flags.IntVar(&o.times, "n", 1, "run each scenario so many `times`")
 	flags.StringVar(&o.client, "client", "", "`command` of another tool's client")
@@ -105,6 +108,7 @@ func run(ctx context.Context, args []string) error {
 	case o.list:
 		return list()
 	}
+	o.logs = cmp.Or(o.logs, o.pcap)
 	o.programs = os.Getenv("BUSEL_LAB_PROGRAMS")
 	if o.programs == "" {
 		return errors.New("BUSEL_LAB_PROGRAMS does not name the folder of client and relayd: use scripts/lab/run")

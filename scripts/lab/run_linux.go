@@ -30,8 +30,11 @@ func (o *options) run(ctx context.Context) error {
 	if err := netns.Available(); err != nil {
 		return err
 	}
-	if o.pcap != "" {
-		if err := os.MkdirAll(o.pcap, 0o700); err != nil {
+	for _, folder := range []string{o.pcap, o.logs} {
+		if folder == "" {
+			continue
+		}
+		if err := os.MkdirAll(folder, 0o700); err != nil {
 			return err
 		}
 	}
@@ -214,15 +217,15 @@ func (o *options) bed(ctx context.Context, file string, s scenario.Scenario) (*b
 	return newBed(ctx, options)
 }
 
-// keepLogs copies the programs' logs beside the captures.
+// keepLogs copies the programs' logs.
 func (o *options) keepLogs(b *bed, file string) error {
-	if o.pcap == "" {
+	if o.logs == "" {
 		return nil
 	}
 	logs, err := filepath.Glob(filepath.Join(b.world.Dir, "*.log"))
 	for _, log := range logs {
 		text, readErr := os.ReadFile(log)
-		err = errors.Join(err, readErr, os.WriteFile(filepath.Join(o.pcap, file+" "+filepath.Base(log)), text, 0o600))
+		err = errors.Join(err, readErr, os.WriteFile(filepath.Join(o.logs, file+" "+filepath.Base(log)), text, 0o600))
 	}
 	return err
 }

@@ -277,7 +277,7 @@ func JudgeRow(r Row, trials []Trial) Tally {
 	return t
 }
 
-// String is the tally in a line.
+// String is the tally in a line: medians, and what trials have to say.
 func (t Tally) String() string {
 	parts := []string{string(t.Verdict)}
 	for _, s := range []struct {
@@ -291,7 +291,15 @@ func (t Tally) String() string {
 	if f := t.figures(); f != "-" {
 		parts = append(parts, f)
 	}
-	return strings.Join(append(append(parts, t.used()), t.Why...), "; ")
+	parts = append(parts, "over "+t.used())
+	for _, x := range t.Trials {
+		for _, note := range []string{x.Moot, x.Note} {
+			if note != "" {
+				parts = append(parts, note)
+			}
+		}
+	}
+	return strings.ReplaceAll(strings.Join(parts, "; "), "**", "")
 }
 
 // span writes seconds.
