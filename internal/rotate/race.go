@@ -516,16 +516,30 @@ func (k *Keeper) noteEnd(a *attempt, lived time.Duration, err error) {
 		k.log.Info("this network freezes each connection after a few packets; going on with many short ones", "relay", k.relay(), "bytes", k.budget.bytes)
 	}
 	k.note(a.path)
-	level, said := slog.LevelInfo, "connection to the relay was cut"
+	way := k.words(a.path.Route)
+	lost := fmt.Sprintf("%s: %s after %s", way, failure, lived.Round(time.Millisecond))
+	level, said := slog.LevelDebug, "connection to the relay ended" // the cover's idle limit, or ours
+	switch {
+	case failure == "":
+	case k.need == nil && k.told == nil && k.others():
+		level, said = slog.LevelInfo, lost+"; others go on"
+	default: // a move, which is told when it is done
+		said, k.lost = "connection to the relay was cut", lost
+	}
 	if h != nil && h.budget > 0 {
 		level = slog.LevelDebug
 	}
-	if failure == "" { // the cover's idle limit, or ours
-		level, said = slog.LevelDebug, "connection to the relay ended"
-	} else {
-		k.lost = fmt.Sprintf("%s: %s after %s", k.words(a.path.Route), failure, lived.Round(time.Millisecond))
+	k.log.Log(context.Background(), level, said, "relay", a.path.Route.Relay, "way", way, "failure", string(failure), "lived", lived.Round(time.Millisecond))
+}
+
+// others reports whether a carrier was in use and well when last seen.
+func (k *Keeper) others() bool {
+	for _, h := range k.held {
+		if h.usable {
+			return true
+		}
 	}
-	k.log.Log(context.Background(), level, said, "relay", a.path.Route.Relay, "way", k.words(a.path.Route), "failure", string(failure), "lived", lived.Round(time.Millisecond))
+	return false
 }
 
 // move is a need that is over, and not told yet.

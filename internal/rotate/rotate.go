@@ -176,6 +176,7 @@ type held struct {
 	moved  uint64 // bytes, when last seen
 	budget uint64
 	spent  bool
+	usable bool      // when last seen
 	left   bool      // we have given it up
 	seen   bool      // in the session's view
 	gone   time.Time // from there
@@ -346,7 +347,7 @@ func (k *Keeper) observe(v View, now time.Time) {
 			h.path.stained = now
 			k.lost = k.words(h.path.Route) + " fell silent"
 		}
-		if k.usable(c) {
+		if h.usable = k.usable(c); h.usable {
 			k.healthy = true
 			direct = direct || !h.path.Route.Detour
 		}
