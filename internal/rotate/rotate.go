@@ -154,6 +154,7 @@ type Keeper struct {
 	direct    bool      // a healthy carrier does not lead through another relay
 	down      uint64    // received on the carriers that live
 	moving    time.Time // since when; zero if it is not
+	quiet     time.Time // since when; zero if it is not
 	useAfter  time.Time // no dial that is only of use before it
 	useFails  int       // in a row
 	beatAt    time.Time
@@ -177,7 +178,7 @@ type held struct {
 	budget uint64
 	spent  bool
 	usable bool      // when last seen
-	left   bool      // we have given it up
+	left   bool      // we have given it up, or made it a spare
 	seen   bool      // in the session's view
 	gone   time.Time // from there
 }
@@ -313,7 +314,7 @@ func (k *Keeper) step(ctx context.Context, v View, outage, now time.Time) (wake 
 		return time.Time{}
 	}
 	w, wake := k.plan(v, now)
-	k.arrange(v, &w)
+	k.arrange(v, &w, now)
 	if judged := k.ending(now); !judged.IsZero() {
 		wake = earlier(wake, judged)
 	} else {
@@ -338,6 +339,7 @@ func (k *Keeper) observe(v View, now time.Time) {
 			continue
 		}
 		h.seen = true
+		h.left = h.left && c.State == wire.CarrierActive
 		if sum := c.Up + c.Down; sum > h.moved {
 			k.trial.moved += sum - h.moved
 			h.moved = sum
@@ -364,10 +366,10 @@ func (k *Keeper) observe(v View, now time.Time) {
 	}
 	k.down = down
 	switch {
-	case !v.Moving:
-		k.moving = time.Time{}
-	case k.moving.IsZero():
-		k.moving = now
+	case v.Moving && k.moving.IsZero():
+		k.moving, k.quiet = now, time.Time{}
+	case !v.Moving && k.quiet.IsZero():
+		k.moving, k.quiet = time.Time{}, now
 	}
 	switch {
 	case !v.Wanted:
@@ -397,7 +399,7 @@ func (k *Keeper) ending(now time.Time) (at time.Time) {
 
 // arrange promotes spares, demotes carriers that are too many, and drops what is
 // of no use.
-func (k *Keeper) arrange(v View, w *wish) {
+func (k *Keeper) arrange(v View, w *wish, now time.Time) {
 	healthy, spares := 0, []Carrier(nil)
 	for _, c := range v.Carriers {
 		switch {
@@ -436,15 +438,24 @@ func (k *Keeper) arrange(v View, w *wish) {
 			return // another look when that is done
 		}
 	}
-	for len(spares) > maxSpares {
+	most := maxSpares
+	if !k.quiet.IsZero() && now.Sub(k.quiet) >= spareRest {
+		most = 0
+	}
+	for len(spares) > most {
 		n := spares[len(spares)-1].N
 		spares = spares[:len(spares)-1]
 		k.after = append(k.after, func() { k.cfg.Session.Drop(n, errSuperfluous) })
 	}
 }
 
-// maxSpares bounds the carriers that do nothing.
-const maxSpares = 1
+const (
+	// maxSpares bounds the carriers that do nothing.
+	maxSpares = 1
+	// spareRest is how long a session must have been quiet for its spare to go: to
+	// keep it would show.
+	spareRest = 15 * time.Second
+)
 
 // alike reports whether an active carrier travels like the path.
 func (k *Keeper) alike(p *Path, v View) bool {
@@ -483,6 +494,8 @@ func (k *Keeper) beat(v View, now time.Time) time.Time {
 	switch {
 	case v.Moving || len(v.Carriers) == 0:
 		k.beatAt = time.Time{}
+	case now.Sub(k.quiet) < spareRest: // until then the spare is there, too
+		return k.quiet.Add(spareRest)
 	case k.beatAt.IsZero():
 		k.beatAt = now.Add(beatMin + rand.N(beatMax-beatMin))
 	case !now.Before(k.beatAt):

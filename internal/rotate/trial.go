@@ -33,7 +33,8 @@ const (
 	trialNext     = 3 * time.Second
 	// A carrier that moves less than a slowShare-th of all, for slowSamples, holds up
 	// more than it helps. If it moves less than throttled (the policers of row R5
-	// leave 130..150 kbit/s) its path is taken for throttled.
+	// leave 130..150 kbit/s) and did so before the others came, its path is taken for
+	// throttled; else it only loses against the others.
 	slowShare   = 8
 	slowSamples = 4
 	throttled   = 40 << 10 // bytes/s
@@ -56,6 +57,7 @@ type trial struct {
 	alike  bool // the next trial is of a carrier like the one in use
 	begun  time.Time
 	base   float64         // before the trial
+	fell   bool            // it began because less moved than before
 	before map[uint32]bool // active carriers then
 	n      uint32          // the carrier on trial
 	joined time.Time       // when it was active
@@ -145,16 +147,16 @@ func (k *Keeper) try(v View, now time.Time) (active int, least uint32, wake time
 		best := t.base
 		t.over(false, now)
 		t.best, t.alike = best, false
-		t.begin(v, t.lower(), now)
+		t.begin(v, t.lower(), true, now)
 	case !t.begun.IsZero():
 		k.judge(v, now)
 	case !k.healthy:
 	case t.best > 0 && t.mean(2) < t.best/collapse && t.lower() > 0:
 		// Less than before: never mind when the next trial was to be.
 		t.alike = false
-		t.begin(v, t.lower(), now)
+		t.begin(v, t.lower(), true, now)
 	case t.bulk() && !now.Before(t.after) && 1+t.extra < bondMost:
-		t.begin(v, half, now)
+		t.begin(v, half, false, now)
 	}
 	if len(t.rates) >= bulkSamples/2 && t.begun.IsZero() {
 		t.best = max(t.best*0.98, half)
@@ -173,7 +175,8 @@ func (k *Keeper) tryActive() int {
 // least is the carrier that arrange demotes first.
 func (t *trial) least() uint32 { return t.n }
 
-func (t *trial) begin(v View, base float64, now time.Time) {
+func (t *trial) begin(v View, base float64, fell bool, now time.Time) {
+	t.fell = fell
 	t.begun, t.base, t.n, t.joined = now, base, 0, time.Time{}
 	t.before = map[uint32]bool{}
 	for _, c := range v.Carriers {
@@ -250,12 +253,13 @@ func (k *Keeper) dropSlow(v View, now time.Time) {
 		delete(slow, c.N)
 		n := c.N
 		switch {
-		case c.Rate < throttled:
+		case c.Rate < throttled && t.before[n] && (t.fell || t.base < throttled):
 			h.left = true
 			k.after = append(k.after, func() {
 				k.cfg.Session.Drop(n, &transport.CarrierError{Failure: transport.Throttled, Err: errThrottled})
 			})
 		case n != t.n:
+			h.left = true
 			k.after = append(k.after, func() { k.cfg.Session.Set(n, wire.CarrierSpare) })
 		default:
 			continue // its trial goes on
@@ -264,7 +268,7 @@ func (k *Keeper) dropSlow(v View, now time.Time) {
 		case t.n != 0 && t.n != n && !t.begun.IsZero(): // the one on trial takes its place
 			t.n, t.begun = 0, time.Time{}
 			t.best = 0
-			t.again, t.after = 0, now.Add(trialNext)
+			t.again, t.after = 0, now.Add(trialAgain)
 		case t.extra > 0:
 			t.extra--
 		}
