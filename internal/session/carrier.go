@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -26,8 +27,10 @@ type attachment struct {
 	state   wire.CarrierState
 	budget  uint64 // bytes of frames, up and down summed; 0: no limit
 	spent   bool   // it is used up
-	proven  bool   // rule 7: the peer has said something after the reply
-	open    bool   // live, proven, active: streams may use it
+	spentAt time.Time
+	unsaid  int  // bytes of data that came over it since the last early ACK
+	proven  bool // rule 7: the peer has said something after the reply
+	open    bool // live, proven, active: streams may use it
 	suspect bool
 	doubted time.Time // when it became suspect
 	asked   time.Time // when it was asked for a sign of life, zero if one came since
@@ -56,8 +59,11 @@ type attachment struct {
 	since    time.Time
 	waiting  time.Time // when something became outstanding
 	lastRecv time.Time
-	dataAt   time.Time // when data came last
-	fresh    bool      // lately
+	dataAt   time.Time     // when data came last
+	streak   time.Time     // since when it came without a pause
+	fresh    bool          // lately
+	lull     time.Duration // the longest silence of late that was none
+	lullAt   time.Time
 	up, down uint64
 	was      look // at the last change: see [Client.View]
 }
@@ -195,7 +201,7 @@ func (c *core) greetPeer(a *attachment) {
 
 func (c *core) ackAll() {
 	for _, s := range c.streams {
-		s.ackNow()
+		s.ackAnew()
 	}
 }
 
@@ -211,6 +217,9 @@ func (c *core) uncarry(ch *chunk) {
 		a.inflight--
 		a.carrying -= ch.len()
 		ch.on = nil
+		if a.budget > 0 {
+			a.wake() // it has waited for that
+		}
 	}
 }
 
@@ -259,19 +268,18 @@ func (c *core) requeue(a *attachment) {
 		}
 		lost, other := false, false
 		for ch := s.head; ch != nil && ch != s.next; ch = ch.next {
-			switch ch.on {
-			case a:
+			switch {
+			case ch.on == a:
 				c.uncarry(ch)
 				lost = true
-			case nil:
-			default:
+			case ch.on != nil:
 				other = true
 			}
 		}
 		if lost {
 			s.resend = s.resend[:0:0]
 			for ch := s.head; ch != nil && ch != s.next; ch = ch.next {
-				if ch.on == nil {
+				if ch.on == nil && !ch.seen {
 					s.resend = append(s.resend, ch)
 				}
 			}
@@ -284,7 +292,7 @@ func (c *core) requeue(a *attachment) {
 		if s.stop == sent && s.stopOn == a {
 			s.stop = due
 		}
-		s.ackNow()
+		s.ackAnew()
 	}
 	c.windowDue = true
 }
@@ -325,11 +333,19 @@ func (c *core) writeLoop(a *attachment) {
 		if err != nil {
 			c.mu.Lock()
 			a.release()
-			c.detach(a, err)
+			c.detach(a, a.why(err))
 			c.unlock()
 			return
 		}
 	}
+}
+
+// why is how the carrier ended whose transport says err.
+func (a *attachment) why(err error) error {
+	if a.spent {
+		return ErrSpent
+	}
+	return err
 }
 
 // release gives back the chunks of the last batch.
@@ -356,9 +372,75 @@ func (a *attachment) add(lane transport.Lane, f wire.Frame) {
 	a.up += uint64(len(a.scratch) - n)
 }
 
-// space reports whether a few more small frames fit the batch.
+// space reports whether a few more small frames fit the batch, and the budget.
 func (a *attachment) space() bool {
-	return cap(a.scratch)-len(a.scratch) >= 256 && len(a.batch) < maxFrames
+	return cap(a.scratch)-len(a.scratch) >= 256 && len(a.batch) < maxFrames && a.left() >= maxSmall
+}
+
+// left is how much of the budget is left.
+func (a *attachment) left() uint64 {
+	if a.budget == 0 {
+		return math.MaxInt
+	}
+	return a.budget - min(a.budget, a.up+a.down)
+}
+
+// quota is how many bytes of STREAM and DATAGRAM frames the carrier takes at once.
+func (a *attachment) quota() int {
+	if a.budget == 0 {
+		return maxBatch
+	}
+	if a.carrying >= budgetFlight {
+		return 0
+	}
+	return min(room+budgetPiece, int(a.left())-reserve)
+}
+
+// spend leaves the carrier to itself once its budget is used up.
+func (c *core) spend(a *attachment, now time.Time) {
+	if a.spent || a.left() >= reserve+minPiece || !a.live || !a.proven || a.state != wire.CarrierActive {
+		return
+	}
+	a.spent, a.spentAt = true, now
+	c.setOpen(a)
+	c.ackFlush = true
+	c.wake()
+	c.tickBy(now)
+}
+
+// done reports whether a spent carrier can be given up, and if not, when to look
+// again; it may be zero.
+func (a *attachment) done(now time.Time) (over bool, next time.Time) {
+	c, wait := a.c, max(a.rtt, minLinger)
+	switch {
+	case a.inflight == 0 && c.gaps == 0:
+	case a.inflight == 0 || !c.client || !a.heads() || !c.other(a):
+		return false, next // what it carried may have come, and wait for another carrier
+	default:
+		wait *= 2
+	}
+	next = later(a.lastRecv, a.spentAt).Add(wait)
+	return !now.Before(next), next
+}
+
+// heads reports whether a stream's oldest unacknowledged data is on the carrier.
+func (a *attachment) heads() bool {
+	for s := range a.c.all {
+		if s.head != nil && s.head.on == a {
+			return true
+		}
+	}
+	return false
+}
+
+// other reports whether there is another carrier in good health.
+func (c *core) other(a *attachment) bool {
+	for _, b := range c.atts {
+		if b != a && b.open && !b.suspect {
+			return true
+		}
+	}
+	return false
 }
 
 // fill collects the next batch and reports whether there is one.
@@ -374,15 +456,22 @@ func (a *attachment) fill() bool {
 		a.pongs = a.pongs[1:]
 	}
 	if !a.open {
-		if a.pingDue && a.proven {
+		if a.pingDue && a.proven && a.space() {
 			a.ping(time.Now())
+		}
+		if a.spent && c.open == 0 { // the last words have no other way
+			c.fillControl(a)
+			if c.ackFlush {
+				c.fillAcks(a)
+			}
 		}
 		return len(a.batch) > 0
 	}
 	before, echoes := a.inflight > 0 || a.pingOut, len(a.batch)
 	c.fillControl(a)
-	size := c.fillDatagrams(a, maxBatch)
-	moved := size+c.fillStreams(a, maxBatch-size) > 0
+	quota := a.quota()
+	size := c.fillDatagrams(a, min(maxBatch, int(a.left())-reserve))
+	moved := size+c.fillStreams(a, quota-size) > 0
 	if c.ackFlush || len(a.batch) > 0 {
 		c.fillAcks(a)
 	}
@@ -392,18 +481,20 @@ func (a *attachment) fill() bool {
 	now := time.Now()
 	if moved {
 		c.moved(now)
+		c.spend(a, now)
 	}
 	switch {
 	case a.pingDue:
 		a.ping(now)
 	case a.pingOut || len(a.batch) == echoes:
-	case now.Sub(a.pingAt) >= pingEvery && a.inflight > 0, c.client && now.Sub(a.lastRecv) >= probeAfter:
-		// The second: what is sent into silence, even an ACK, asks for a sign of life.
+	case now.Sub(a.pingAt) >= pingEvery && (a.inflight > 0 || c.client && a.probe),
+		c.client && (now.Sub(a.lastRecv) >= probeAfter || a.steady() && a.probe && now.Sub(a.lastRecv) >= ackDelay):
+		// The others: what is sent into silence, even an ACK, asks for a sign of life.
 		a.ping(now)
 	}
 	if !before && (a.inflight > 0 || a.pingOut) {
 		a.waiting = now
-		c.tickBy(a.due())
+		c.tickBy(earlier(a.due(), a.probeAt()))
 	}
 	if c.urgent.head != nil || c.bulk.head != nil || len(c.chores) > 0 || len(c.outgoing) > 0 {
 		c.wake() // there is more than one batch: let another carrier help
@@ -441,7 +532,7 @@ func (a *attachment) gotPong(p [8]byte) {
 
 // fillControl adds what goes before everything else.
 func (c *core) fillControl(a *attachment) {
-	if c.windowDue {
+	if c.windowDue && a.space() {
 		c.windowDue = false
 		c.advertised = max(c.advertised, min(c.consumed+sessionWindow, wire.MaxVarint))
 		c.gauge()
@@ -488,7 +579,31 @@ func (c *core) fillChores(a *attachment, s *Stream) {
 		s.query = false
 	}
 	if s.ackDue {
-		a.add(transport.LaneControl, s.ack())
+		a.addAck(s)
+	}
+}
+
+// addAck adds a stream's ACK, and what came beyond a gap if that is of use.
+func (a *attachment) addAck(s *Stream) {
+	a.add(transport.LaneControl, s.ack())
+	if !s.tell && a.budget == 0 {
+		return
+	}
+	s.tell = false
+	var f wire.Frame
+	said := 0
+	for i, g := range s.ooo {
+		if f.Limit == g.off {
+			f.Limit = g.end()
+		} else {
+			f = wire.Frame{Type: wire.Seen, ID: s.id, Offset: g.off, Limit: g.end()}
+		}
+		if i+1 == len(s.ooo) || s.ooo[i+1].off != f.Limit {
+			if said++; said > moreSeen || !a.space() {
+				return
+			}
+			a.add(transport.LaneControl, f)
+		}
 	}
 }
 
@@ -499,7 +614,7 @@ func (c *core) fillAcks(a *attachment) {
 		s := c.lazy[n]
 		s.lazy = false
 		if s.ackDue && s.epoch == c.epoch {
-			a.add(transport.LaneControl, s.ack())
+			a.addAck(s)
 		}
 	}
 	c.lazy = slices.Delete(c.lazy, 0, n)
@@ -520,15 +635,21 @@ func (c *core) fillStreams(a *attachment, size int) (filled int) {
 		if s == nil {
 			break
 		}
-		if filled+s.nextLen() > size {
-			break
+		most := maxData
+		if left, n := size-filled, s.nextLen(); n > left {
+			// A batch that holds whole frames is not worth a cut, and what was cut
+			// is not cut again, but for the last of a budget.
+			if size >= wire.MaxFrame || left < minPiece || n <= smallBuffer && filled > 0 {
+				break
+			}
+			most = min(left, smallBuffer) - room
 		}
 		q.pop()
 		s.queued = false
 		if s.gone {
 			continue
 		}
-		if ch := s.take(a); ch != nil {
+		if ch := s.take(a, most); ch != nil {
 			if s.first == nil {
 				s.first = a
 			}
@@ -556,9 +677,9 @@ func (c *core) fillStreams(a *attachment, size int) (filled int) {
 func (s *Stream) nextLen() int {
 	switch {
 	case len(s.resend) > 0:
-		return s.resend[0].end
+		return room + s.resend[0].len()
 	case s.next != nil:
-		return s.next.end
+		return room + s.next.len()
 	}
 	return 0
 }
@@ -572,7 +693,7 @@ func (c *core) readLoop(a *attachment) {
 		n, err := a.carrier.ReadFrames(buf.b[:])
 		c.mu.Lock()
 		if err != nil {
-			c.detach(a, err)
+			c.detach(a, a.why(err))
 		}
 		if a.dead || c.ended != nil {
 			c.pools.unref(buf)
@@ -586,10 +707,7 @@ func (c *core) readLoop(a *attachment) {
 			c.mu.Unlock()
 			continue
 		}
-		a.lastRecv = time.Now()
-		a.down += uint64(n)
-		a.received.add(n, a.lastRecv)
-		a.suspect, a.asked = false, time.Time{}
+		a.heard(n, time.Now())
 		c.unheard = c.unheard && a.epoch != c.epoch
 		if c.client {
 			c.supersede(a)
@@ -603,12 +721,15 @@ func (c *core) readLoop(a *attachment) {
 			c.log.Warn("peer broke the protocol", "carrier", a.n, "err", err)
 			c.onBroken(err)
 		}
+		if a.budget > 0 && !a.dead {
+			c.spend(a, a.lastRecv)
+		}
 		if buf.refs > 1 {
 			buf.refs--
 			buf = c.pools.buffer()
 		}
-		if a.probe && c.client {
-			c.tickBy(a.lastRecv.Add(probeAfter))
+		if at := a.probeAt(); !at.IsZero() {
+			c.tickBy(at)
 		}
 		c.unlock()
 	}
@@ -625,15 +746,22 @@ func (c *core) supersede(a *attachment) {
 	}
 }
 
+// owedSince is since when something is owed that has not come.
+func (a *attachment) owedSince() time.Time {
+	from := later(a.waiting, a.lastRecv)
+	if a.pingOut {
+		from = later(from, a.pingAt)
+	}
+	return from
+}
+
 // due is when the carrier's silence will mean something.
 func (a *attachment) due() time.Time {
-	from := a.waiting
-	if a.lastRecv.After(from) {
-		from = a.lastRecv
+	c := a.c
+	if !a.asked.IsZero() && !a.suspect {
+		return a.asked.Add(min(max(4*a.rtt, suspectMin), suspectMax))
 	}
-	if !a.c.client {
-		return from.Add(deadAfter)
-	}
+	from := a.owedSince()
 	// What lies in buffers on the way needs its time.
 	queued := time.Duration(0)
 	if a.delivered.rate > 0 {
@@ -641,17 +769,86 @@ func (a *attachment) due() time.Time {
 	} else if a.carrying > 0 {
 		queued = time.Second
 	}
+	if !c.client {
+		// A client judges, but it cannot know what should have come.
+		if !a.outlived(from) {
+			return from.Add(deadAfter)
+		}
+		wait := relayPatience
+		if a.budget > 0 {
+			wait = probeAfter
+		}
+		return from.Add(min(max(wait, 8*a.rtt)+queued, deadAfter))
+	}
 	if a.suspect {
 		return from.Add(min(lostAfter+queued, deadAfter))
 	}
-	if !a.asked.IsZero() {
-		return a.asked.Add(min(max(4*a.rtt, suspectMin), suspectMax))
+	rtt := a.rtt
+	if rtt == 0 {
+		rtt = defaultRTT
 	}
-	wait := max(4*a.rtt+ackDelay, suspectMin)
-	if a.rtt == 0 {
-		wait = max(wait, 4*defaultRTT+ackDelay)
+	wait := max(4*rtt, suspectMin, a.lull+a.lull/2)
+	if !a.pingOut {
+		wait += a.quiet()
 	}
 	return from.Add(min(wait+queued, suspectMax))
+}
+
+// outlived reports whether the peer has spoken on another carrier since.
+func (a *attachment) outlived(since time.Time) bool {
+	for _, b := range a.c.atts {
+		if b != a && b.open && b.lastRecv.After(since) {
+			return true
+		}
+	}
+	return false
+}
+
+// quiet is how long a carrier with unacknowledged data is silent in good health,
+// and some more: until it is asked for a PONG.
+func (a *attachment) quiet() time.Duration { return a.rtt + ackDelay + 100*time.Millisecond }
+
+// steady reports whether data came without a pause for a while: then a pause means
+// something sooner.
+func (a *attachment) steady() bool { return a.dataAt.Sub(a.streak) >= calmAfter }
+
+// probeAt is when silence asks for a PING, or zero.
+func (a *attachment) probeAt() time.Time {
+	c := a.c
+	switch {
+	case a.pingOut || a.pingDue || !a.open:
+	case !c.client:
+		if a.inflight > 0 && c.other(a) {
+			wait := probeAfter
+			if a.budget > 0 {
+				wait = a.quiet()
+			}
+			return a.owedSince().Add(wait)
+		}
+	case a.probe && a.steady():
+		return a.lastRecv.Add(max(2*a.rtt, steadyProbe))
+	case a.inflight > 0:
+		return a.owedSince().Add(a.quiet())
+	case a.probe || c.gaps > 0:
+		return a.lastRecv.Add(probeAfter)
+	}
+	return time.Time{}
+}
+
+// heard notes that something came.
+func (a *attachment) heard(n int, now time.Time) {
+	if a.inflight > 0 || a.pingOut || a.suspect {
+		if d := now.Sub(a.owedSince()); d > a.lull {
+			a.lull, a.lullAt = min(d, suspectMax), now
+		}
+	}
+	if now.Sub(a.lullAt) > lullSpan {
+		a.lull, a.lullAt = a.lull/2, now
+	}
+	a.lastRecv = now
+	a.down += uint64(n)
+	a.received.add(n, now)
+	a.suspect, a.asked = false, time.Time{}
 }
 
 // tick looks after a carrier's liveness.
@@ -660,6 +857,13 @@ func (a *attachment) tick(now time.Time) (next time.Time) {
 		return next
 	}
 	c := a.c
+	if a.spent {
+		over, next := a.done(now)
+		if over {
+			c.detach(a, ErrSpent)
+		}
+		return next
+	}
 	if a.inflight > 0 || a.pingOut || !a.asked.IsZero() {
 		at := a.due()
 		if !now.Before(at) && c.client && !a.suspect {
@@ -679,10 +883,9 @@ func (a *attachment) tick(now time.Time) (next time.Time) {
 		}
 		next = at
 	}
-	if c.client && a.open && a.probe && !a.pingOut {
-		at := a.lastRecv.Add(probeAfter)
+	if at := a.probeAt(); !at.IsZero() {
 		if !now.Before(at) {
-			a.pingDue, a.probe = true, false
+			a.pingDue = true
 			a.wake()
 			return next
 		}

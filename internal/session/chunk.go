@@ -21,23 +21,26 @@ const (
 )
 
 // chunk is a piece of a stream that waits to be sent or acknowledged, laid out
-// so that its STREAM frame is built around the data in place. Once taken by a
-// carrier it never changes: a resend sends the same bytes.
+// so that its STREAM frame is built around the data in place. While a carrier has it,
+// it does not change; one that waits again may be split.
 type chunk struct {
 	next   *chunk
 	buf    []byte
-	off    uint64 // stream offset of buf[room]
-	start  int    // buf[start:end] is the frame, once taken
-	end    int    // buf[room:end] is the data
+	off    uint64 // stream offset of buf[base]
+	base   int    // at least room
+	start  int    // buf[start:end] is the frame, once sealed
+	end    int    // buf[base:end] is the data
 	fin    bool
 	taken  bool
+	sealed bool
+	seen   bool        // the peer has it, though not all before it
 	freed  bool        // acknowledged while a writer still held it
 	held   int         // writers that are sending it now
 	on     *attachment // who carried it; nil if it waits
 	pooled *sync.Pool
 }
 
-func (ch *chunk) len() int { return ch.end - room }
+func (ch *chunk) len() int { return ch.end - ch.base }
 
 // last is the offset that an acknowledgement of the whole chunk reaches.
 func (ch *chunk) last() uint64 {
@@ -57,9 +60,9 @@ func (ch *chunk) frame() []byte { return ch.buf[ch.start:ch.end] }
 func (ch *chunk) seal(id uint64) {
 	var head [wire.MaxStreamHeader]byte
 	h := wire.AppendStreamHeader(head[:0], id, ch.off, ch.fin, ch.len())
-	ch.start = room - len(h)
+	ch.start = ch.base - len(h)
 	copy(ch.buf[ch.start:], h)
-	ch.taken = true
+	ch.sealed = true
 }
 
 // buffer holds what one ReadFrames returned. Segments refer to it; it goes back
@@ -125,7 +128,7 @@ func (p *pools) chunk(n int) *chunk {
 	if ch == nil {
 		ch = &chunk{buf: make([]byte, size), pooled: pool}
 	}
-	*ch = chunk{buf: ch.buf, end: room, pooled: pool}
+	*ch = chunk{buf: ch.buf, base: room, end: room, pooled: pool}
 	return ch
 }
 

@@ -160,7 +160,7 @@ func (cl *Client) detached(a *attachment) {
 		cl.c.sayDropped(cl.gaveUp) // a took along what it had of such words
 	}
 	switch {
-	case !a.proven || a.state != wire.CarrierActive || !cl.wanted():
+	case !a.proven || a.state != wire.CarrierActive || a.spent || !cl.wanted():
 	case cl.c.open > 0: // its replacement is there already
 		cl.moves++
 	default:
@@ -443,15 +443,17 @@ func (o *Offer) seal(header []byte) []byte {
 	a.add(transport.LaneControl, a.ruling())
 	if c.open == 0 && a.state == wire.CarrierActive { // else the queue is in good hands
 		c.fillStreams(a, helloFrames)
+	}
+	if c.open == 0 || a.budget > 0 { // else ACKs are, too; a budget may be gone before the next
 		size := 0
 		for _, f := range a.batch {
 			size += len(f.Data)
 		}
 		for s := range c.streams {
-			if size += 32; size > helloFrames {
+			if size += 32; size > helloFrames || !a.space() {
 				break
 			}
-			a.add(transport.LaneControl, c.streams[s].ack())
+			a.addAck(c.streams[s])
 		}
 	}
 	var plain []byte

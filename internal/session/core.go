@@ -12,6 +12,7 @@ import (
 
 	"busel/internal/flow"
 	"busel/internal/wire"
+	"busel/transport"
 )
 
 // Limits of a session. Those that the peer must know are in DESIGN section 6
@@ -53,6 +54,10 @@ const (
 	// maxGaps bounds the pieces that wait for an earlier one, in all streams
 	// (docs/PROTOCOL.md, "Limits").
 	maxGaps = 1 << 16
+	// maxSeen is how many SEEN frames of one read are looked at, and moreSeen how
+	// many ranges of a stream are said.
+	maxSeen  = 64
+	moreSeen = 8
 	// maxAnswers bounds the answers to frames for finished ids.
 	maxAnswers = 2 * maxStreams
 
@@ -62,13 +67,38 @@ const (
 	maxFrames = 256 // in a batch
 	scratch   = 8 << 10
 
+	// budgetPiece is the most data that a carrier with a budget takes at once: what
+	// fills one TCP segment, whose record is opened as soon as it is there.
+	budgetPiece = 1330
+	// budgetFlight is how much may be unacknowledged on such a carrier: if it freezes
+	// too early no more is lost, and its peer's words came before.
+	budgetFlight = 6 << 10
+	// minPiece is the least that a chunk is cut to.
+	minPiece = 256
+	// reserve is what stays of a budget for a last ACK and CARRIER (docs/PROTOCOL.md,
+	// section 11.1), and maxSmall bounds one of them.
+	reserve  = 192
+	maxSmall = 32
+	// earlyAck is after how much data over a carrier with a budget ACKs go out
+	// without company.
+	earlyAck = 4 << 10
+	// minLinger is the least time that a spent carrier stays, for what is under way.
+	minLinger = 50 * time.Millisecond
+
 	// ackDelay is how long an ACK waits for something to travel with: frequent
 	// small records during a download would be a tell (DESIGN "Fairness").
 	ackDelay = 200 * time.Millisecond
 	// pingEvery is how often the round trip is measured while data moves.
 	pingEvery = 5 * time.Second
-	// probeAfter is how long a client takes silence after data for a pause.
-	probeAfter = time.Second
+	// probeAfter is how long an end takes silence after data for a pause, and
+	// steadyProbe how long at least when data came without a pause before.
+	probeAfter  = time.Second
+	steadyProbe = 250 * time.Millisecond
+	// lullSpan is how long a silence that ended well counts in full.
+	lullSpan = 10 * time.Second
+	// relayPatience is how long a relay waits for a sign of life from one carrier
+	// while it hears the client on another.
+	relayPatience = 3 * time.Second
 	// suspectMin and suspectMax bound when a silent carrier is suspect (DESIGN
 	// section 7, "Suspect fast").
 	suspectMin = 400 * time.Millisecond
@@ -100,6 +130,8 @@ var (
 	ErrEnded = fmt.Errorf("session ended: %w", net.ErrClosed)
 	// ErrDropped means that one end declared the carrier dropped.
 	ErrDropped = errors.New("carrier was dropped")
+	// ErrSpent means that the carrier's budget was used up, as intended.
+	ErrSpent = errors.New("carrier's budget is used up")
 	// ErrProtocol means that the peer broke the protocol, which ends the session.
 	ErrProtocol = errors.New("protocol violation")
 
@@ -288,12 +320,24 @@ func (c *core) ready(s *Stream) {
 	c.wake()
 }
 
-// wake makes one idle carrier look for work.
+// wake makes one idle carrier look for work: of those the one that spoke last, as
+// another may be silent for a reason that is not known yet.
 func (c *core) wake() {
+	var best *attachment
 	for _, a := range c.atts {
-		if a.open && a.idle {
-			a.wake()
-			return
+		if a.open && a.idle && (best == nil || a.lastRecv.After(best.lastRecv)) {
+			best = a
+		}
+	}
+	if best != nil {
+		best.wake()
+		return
+	}
+	if c.open == 0 {
+		for _, a := range c.atts { // for last words
+			if a.spent {
+				a.wake()
+			}
 		}
 	}
 }
@@ -477,6 +521,7 @@ func (c *core) answer(id, end uint64) error {
 // lies in, or nil. c.mu is held.
 func (c *core) handle(a *attachment, b []byte, from *buffer) error {
 	var f wire.Frame
+	seen := 0
 	for len(b) > 0 {
 		n, err := wire.Parse(b, &f)
 		if err != nil {
@@ -486,7 +531,7 @@ func (c *core) handle(a *attachment, b []byte, from *buffer) error {
 		switch f.Type {
 		case wire.Padding:
 		case wire.Stream:
-			c.gotMore(a)
+			c.gotMore(a, len(f.Data))
 			c.dataAt = a.lastRecv
 			s, err := c.find(f.ID)
 			switch {
@@ -510,6 +555,17 @@ func (c *core) handle(a *attachment, b []byte, from *buffer) error {
 				if err := s.gotAck(f.Offset, f.Limit, a.lastRecv); err != nil {
 					return err
 				}
+			}
+		case wire.Seen:
+			if seen++; seen > maxSeen {
+				break // a walk for each
+			}
+			s, err := c.find(f.ID)
+			if err == nil && s != nil {
+				err = s.gotSeen(f.Offset, f.Limit, a.lastRecv)
+			}
+			if err != nil {
+				return err
 			}
 		case wire.Window:
 			if f.Limit > c.peerWindow {
@@ -540,7 +596,7 @@ func (c *core) handle(a *attachment, b []byte, from *buffer) error {
 				c.retire(s)
 			}
 		case wire.Datagram:
-			c.gotMore(a)
+			c.gotMore(a, len(f.Data))
 			c.gotDatagram(f.ID, f.Addr, f.Data)
 		case wire.Carrier:
 			c.gotCarrier(a, &f)
@@ -572,15 +628,24 @@ func (c *core) unblock() {
 	}
 }
 
-// gotMore notes that data came.
-func (c *core) gotMore(a *attachment) {
+// gotMore notes that n bytes of data came.
+func (c *core) gotMore(a *attachment, n int) {
 	a.probe = true
+	if a.lastRecv.Sub(a.dataAt) > calmAfter {
+		a.streak = a.lastRecv
+	}
 	a.dataAt = a.lastRecv
 	if c.client && !a.fresh {
 		a.fresh = true
 		c.tickBy(a.dataAt.Add(calmAfter))
 	}
 	c.moved(a.lastRecv)
+	if a.budget > 0 {
+		if a.unsaid += n; a.unsaid >= earlyAck {
+			a.unsaid, c.ackFlush = 0, true
+			c.wake()
+		}
+	}
 }
 
 // gotCarrier takes a CARRIER frame: a client rules all states, a relay can only
@@ -589,13 +654,15 @@ func (c *core) gotCarrier(a *attachment, f *wire.Frame) {
 	n := uint32(f.ID)
 	b := c.carrier(n)
 	switch {
+	case f.State == wire.CarrierDropped && c.client:
+		if b != nil { // it knows by what it misses, or was told by a reset
+			c.detach(b, &transport.CarrierError{Failure: transport.Frozen, Err: ErrDropped})
+		}
 	case f.State == wire.CarrierDropped:
 		if b != nil {
 			c.detach(b, ErrDropped)
 		}
-		if !c.client {
-			c.onUsed(n)
-		}
+		c.onUsed(n)
 	case c.client:
 		a.confirmed = a.confirmed || n == a.n
 	case b == nil:

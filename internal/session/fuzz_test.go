@@ -57,7 +57,7 @@ func (s *script) data() []byte {
 }
 
 func (s *script) frame() wire.Frame {
-	f := wire.Frame{Type: wire.Type(s.byte() % 11)}
+	f := wire.Frame{Type: wire.Type(s.byte() % 12)}
 	switch f.Type {
 	case wire.Stream:
 		f.ID, f.Offset, f.Fin, f.Data = s.number(), s.number(), s.byte()&1 == 1, s.data()
@@ -79,6 +79,9 @@ func (s *script) frame() wire.Frame {
 		}
 	case wire.Bye:
 		f.Type = wire.Padding
+	case wire.Seen:
+		f.ID, f.Offset = s.number(), s.number()&(1<<40-1)
+		f.Limit = f.Offset + 1 + s.number()&0xffff
 	case wire.Stop:
 		f.ID, f.Code = s.number(), s.number()
 	}

@@ -169,16 +169,17 @@ func (c *core) fillDatagrams(a *attachment, most int) (size int) {
 	var now time.Time
 	for len(c.outgoing) > 0 && len(a.batch) < maxFrames {
 		d := c.outgoing[0]
-		if size+len(d.b) > most {
-			break
-		}
 		if now.IsZero() {
 			now = time.Now()
 		}
-		c.dropOldest()
 		if now.Sub(d.at) > staleAfter {
+			c.dropOldest()
 			continue
 		}
+		if size+len(d.b) > most {
+			break
+		}
+		c.dropOldest()
 		a.batch = append(a.batch, transport.Frame{Lane: transport.LaneDatagram, Data: d.b})
 		size += len(d.b)
 		a.up += uint64(len(d.b))

@@ -146,6 +146,7 @@ func (s *Server) Admit(h *wire.Hello, known bool) (*wire.Accept, *Admission) {
 	}
 	if frames, ok := s.open(h); ok {
 		ad.proven = true
+		ad.a.down += uint64(len(frames))
 		if err := c.handle(ad.a, frames, nil); err != nil {
 			c.onBroken(err)
 			return &wire.Accept{Status: s.status}, nil

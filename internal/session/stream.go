@@ -97,6 +97,7 @@ type Stream struct {
 	blocked       bool // waits for the session window
 	waiting       bool // a writer waits for space
 	ackDue, query bool
+	tell          bool // of what came beyond a gap
 
 	// Receiving.
 	rhead, rtail *segment
@@ -774,22 +775,65 @@ func (s *Stream) sendable() bool {
 	return ch != nil && ch.off+uint64(ch.len()) <= s.limit && !s.blocked
 }
 
-// take hands the next chunk to a carrier, or nil if a window is closed.
-func (s *Stream) take(a *attachment) *chunk {
+// split cuts a chunk that no carrier has after n bytes of data. The chunk that is
+// left in its place has those, and is the one returned. c.mu is held.
+func (s *Stream) split(ch *chunk, n int) *chunk {
+	c := s.c
+	if ch.held > 0 { // the writer of a dead carrier still reads it
+		whole := c.pools.chunk(ch.len())
+		whole.next, whole.off, whole.fin, whole.taken = ch.next, ch.off, ch.fin, ch.taken
+		whole.end = room + copy(whole.buf[room:], ch.buf[ch.base:ch.end])
+		link := &s.head
+		for *link != ch {
+			link = &(*link).next
+		}
+		*link = whole
+		if s.tail == ch {
+			s.tail = whole
+		}
+		c.pools.put(ch)
+		ch = whole
+	}
+	// What is left keeps the buffer, the first bytes move to one of their size.
+	rest := c.pools.chunk(n)
+	copy(rest.buf[room:], ch.buf[ch.base:ch.base+n])
+	ch.buf, rest.buf = rest.buf, ch.buf
+	ch.pooled, rest.pooled = rest.pooled, ch.pooled
+	rest.next, rest.off, rest.base, rest.end = ch.next, ch.off+uint64(n), ch.base+n, ch.end
+	rest.fin, rest.taken = ch.fin, ch.taken
+	ch.next, ch.base, ch.end, ch.fin, ch.sealed = rest, room, room+n, false, false
+	if s.tail == ch {
+		s.tail = rest
+	}
+	return ch
+}
+
+// take hands the next chunk to a carrier, at most most bytes of its data, or nil if
+// a window is closed.
+func (s *Stream) take(a *attachment, most int) *chunk {
 	c := s.c
 	for len(s.resend) > 0 {
 		ch := s.resend[0]
-		s.resend = s.resend[1:]
 		if ch.on == nil {
+			if ch.len() > most {
+				ch = s.split(ch, most)
+				s.resend[0] = ch.next
+			} else {
+				s.resend = s.resend[1:]
+			}
+			if !ch.sealed {
+				ch.seal(s.id)
+			}
 			c.carry(ch, a)
 			return ch
 		}
+		s.resend = s.resend[1:]
 	}
 	ch := s.next
 	if ch == nil || s.reset != idle {
 		return nil
 	}
-	n := uint64(ch.len())
+	n := uint64(min(ch.len(), most))
 	if ch.off+n > s.limit {
 		return nil
 	}
@@ -801,7 +845,11 @@ func (s *Stream) take(a *attachment) *chunk {
 	if !s.named {
 		c.name(s)
 	}
+	if ch.len() > most {
+		ch = s.split(ch, most)
+	}
 	ch.seal(s.id)
+	ch.taken = true
 	s.next = ch.next
 	s.sent = ch.off + n
 	c.sentSum += n
@@ -865,6 +913,24 @@ func (s *Stream) gotAck(up, limit uint64, now time.Time) error {
 	c.freed()
 	c.ready(s)
 	c.retire(s)
+	return nil
+}
+
+// gotSeen notes what the peer has beyond a gap.
+func (s *Stream) gotSeen(from, to uint64, now time.Time) error {
+	if to > s.sent {
+		return violation("SEEN of what was never sent")
+	}
+	for ch := s.head; ch != nil && ch != s.next && ch.last() <= to; ch = ch.next {
+		if ch.off >= from && !ch.seen && !ch.fin {
+			ch.seen = true
+			if ch.on != nil {
+				ch.on.delivered.add(ch.len(), now)
+			}
+			s.c.uncarry(ch)
+		}
+	}
+	s.resend = slices.DeleteFunc(s.resend, func(ch *chunk) bool { return ch.seen })
 	return nil
 }
 
@@ -1113,6 +1179,12 @@ func (s *Stream) ackLater() {
 func (s *Stream) ackNow() {
 	s.ackDue = true
 	s.addChore()
+}
+
+// ackAnew is ackNow when ACKs may have been lost.
+func (s *Stream) ackAnew() {
+	s.tell = len(s.ooo) > 0
+	s.ackNow()
 }
 
 func (s *Stream) addChore() {

@@ -20,11 +20,12 @@
 //	 3 WINDOW    limit                      session-wide window
 //	 4 RESET     id, code, final offset     abandon a stream
 //	 5 DATAGRAM  flow id, address, data     unreliable
-//	 6 CARRIER   n, state                   0 active, 1 spare, 2 dropped
+//	 6 CARRIER   n, state [, limit]         0 active, 1 spare, 2 dropped, 3 active with a budget
 //	 7 PING      8 bytes
 //	 8 PONG      8 bytes
 //	 9 BYE       code, data (UTF-8 text)    this carrier ends on purpose
 //	10 STOP      id, code                   send no more of this stream
+//	11 SEEN      id, from, to               bytes that came beyond a gap
 //
 // data is a varint length and that many bytes; address is in SOCKS5 form (RFC
 // 1928, section 5). An unknown type ends the session.

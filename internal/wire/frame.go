@@ -39,9 +39,10 @@ const (
 	Pong     Type = 8
 	Bye      Type = 9
 	Stop     Type = 10
+	Seen     Type = 11
 )
 
-var typeNames = [...]string{"PADDING", "STREAM", "ACK", "WINDOW", "RESET", "DATAGRAM", "CARRIER", "PING", "PONG", "BYE", "STOP"}
+var typeNames = [...]string{"PADDING", "STREAM", "ACK", "WINDOW", "RESET", "DATAGRAM", "CARRIER", "PING", "PONG", "BYE", "STOP", "SEEN"}
 
 func (t Type) String() string {
 	if t < Type(len(typeNames)) {
@@ -75,6 +76,7 @@ const (
 //	PING PONG Ping
 //	BYE       Code, Data (text)
 //	STOP      ID, Code
+//	SEEN      ID, Offset (of the first byte), Limit (behind the last)
 type Frame struct {
 	Type   Type
 	Fin    bool
@@ -130,6 +132,10 @@ func (f *Frame) Append(b []byte) []byte {
 	case Stop:
 		b = AppendVarint(b, f.ID)
 		b = AppendVarint(b, f.Code)
+	case Seen:
+		b = AppendVarint(b, f.ID)
+		b = AppendVarint(b, f.Offset)
+		b = AppendVarint(b, f.Limit)
 	default:
 		panic("wire: " + f.Type.String())
 	}
@@ -212,6 +218,13 @@ func Parse(b []byte, f *Frame) (n int, err error) {
 	case Stop:
 		f.ID = r.varint()
 		f.Code = r.varint()
+	case Seen:
+		f.ID = r.varint()
+		f.Offset = r.varint()
+		f.Limit = r.varint()
+		if r.err == nil && f.Limit <= f.Offset {
+			r.fail("SEEN of nothing")
+		}
 	default:
 		r.fail("unknown frame type")
 	}

@@ -150,6 +150,8 @@ func (v vector) frame() wire.Frame {
 		f.Ping = [8]byte(v.bytes("ping"))
 	case wire.Bye:
 		f.Code, f.Data = v.uint("code"), v.bytes("data")
+	case wire.Seen:
+		f.ID, f.Offset, f.Limit = v.uint("id"), v.uint("offset"), v.uint("limit")
 	case wire.Stop:
 		f.ID, f.Code = v.uint("id"), v.uint("code")
 	}
@@ -157,7 +159,7 @@ func (v vector) frame() wire.Frame {
 }
 
 var frameTypes = map[string]wire.Type{
-	"PADDING": 0, "STREAM": 1, "ACK": 2, "WINDOW": 3, "RESET": 4, "DATAGRAM": 5, "CARRIER": 6, "PING": 7, "PONG": 8, "BYE": 9, "STOP": 10,
+	"PADDING": 0, "STREAM": 1, "ACK": 2, "WINDOW": 3, "RESET": 4, "DATAGRAM": 5, "CARRIER": 6, "PING": 7, "PONG": 8, "BYE": 9, "STOP": 10, "SEEN": 11,
 }
 
 func TestFrameVectors(t *testing.T) {

@@ -75,7 +75,7 @@ func TestUnknownTypePanics(t *testing.T) {
 			t.Error("no panic")
 		}
 	}()
-	f := wire.Frame{Type: 11}
+	f := wire.Frame{Type: 12}
 	f.Append(nil)
 }
 
@@ -256,7 +256,7 @@ func TestStrings(t *testing.T) {
 		}
 		seen[s.String()] = true
 	}
-	if got := wire.Type(11).String(); got != "frame type 11" {
+	if got := wire.Type(12).String(); got != "frame type 12" {
 		t.Errorf("type 11 is %q", got)
 	}
 	if !errors.Is(wire.ErrVersion, wire.ErrMalformed) {

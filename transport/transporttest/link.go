@@ -37,6 +37,16 @@ type LinkConfig struct {
 	Kind     string        // default "memory"
 	Delay    time.Duration // one way
 	Capacity int           // bytes on the way in each direction before writes block; default 256 KiB
+	// Rate is how many bytes a second pass in each direction; 0 is no limit. What
+	// waits for its turn is on the way.
+	Rate float64
+	// Stall, if set, is asked once for each frame how much longer it takes, as what
+	// was lost and sent again does; those behind it wait.
+	Stall func() time.Duration
+	// FreezeAfter is how many bytes pass, both directions summed, before nothing
+	// does any more, without a word to anybody; the frame in which that falls is
+	// lost. 0 is never.
+	FreezeAfter int64
 	// CutAfter kills the link when that many bytes have been written towards
 	// the indexed side; the frame in which the cut falls is lost. 0 is never.
 	CutAfter [2]int64
@@ -57,6 +67,9 @@ type Link struct {
 	cfg  LinkConfig
 	ends [2]*end
 	pool sync.Pool
+
+	sum    int64 // bytes written in both directions
+	silent bool  // nothing passes any more
 }
 
 // end is one side's carrier, and what is on its way to it.
@@ -73,6 +86,7 @@ type end struct {
 	eof    bool  // the peer closed: after in comes io.EOF
 	err    error // what its owner sees from now on
 	timer  *time.Timer
+	free   time.Time // when what is on its way to this side has passed
 }
 
 // parcel is a batch on its way. The slices are advanced as it is read; store
@@ -200,22 +214,15 @@ func (e *end) WriteFrames(batch []transport.Frame) error {
 			return net.ErrClosed
 		case e.err != nil:
 			return e.err
-		case peer.closed && !peer.deaf:
+		case peer.closed && !peer.deaf && !l.silent:
 			return &transport.CarrierError{Failure: transport.Reset, Err: syscall.EPIPE}
 		}
-		if peer.deaf || peer.size < l.cfg.Capacity {
+		if peer.deaf || l.silent || peer.size < l.cfg.Capacity {
 			break
 		}
 		e.cond.Wait()
 	}
-	st, _ := l.pool.Get().(*store)
-	if st == nil {
-		st = new(store)
-	}
-	p := parcel{data: st.data[:0], lens: st.lens[:0], store: st}
-	if l.cfg.Delay > 0 {
-		p.at = time.Now().Add(l.cfg.Delay)
-	}
+	p := l.parcel()
 	cut := false
 	for _, f := range batch {
 		if len(f.Data) == 0 || len(f.Data) > wire.MaxFrame {
@@ -226,17 +233,20 @@ func (e *end) WriteFrames(batch []transport.Frame) error {
 			cut = true
 			break
 		}
+		if l.sum += int64(len(f.Data)); l.cfg.FreezeAfter > 0 && l.sum > l.cfg.FreezeAfter {
+			l.silent = true
+		}
+		if l.silent {
+			break
+		}
 		p.data = append(p.data, f.Data...)
 		p.lens = append(p.lens, len(f.Data))
+		if l.cfg.Rate > 0 || l.cfg.Stall != nil { // each arrives by itself
+			peer.send(p)
+			p = l.parcel()
+		}
 	}
-	st.data, st.lens = p.data, p.lens
-	if peer.deaf || len(p.lens) == 0 {
-		l.pool.Put(st)
-	} else {
-		peer.in = append(peer.in, p)
-		peer.size += len(p.data)
-		peer.cond.Broadcast()
-	}
+	peer.send(p)
 	if cut {
 		notice := l.cfg.CutNotice
 		if len(notice) == 0 {
@@ -254,6 +264,41 @@ func (e *end) WriteFrames(batch []transport.Frame) error {
 		l.broadcast()
 	}
 	return nil
+}
+
+func (l *Link) parcel() parcel {
+	st, _ := l.pool.Get().(*store)
+	if st == nil {
+		st = new(store)
+	}
+	return parcel{data: st.data[:0], lens: st.lens[:0], store: st}
+}
+
+// send puts a parcel on its way to e.
+func (e *end) send(p parcel) {
+	l := e.l
+	p.store.data, p.store.lens = p.data, p.lens
+	if len(p.lens) == 0 || e.deaf {
+		l.pool.Put(p.store)
+		return
+	}
+	if l.cfg.Delay > 0 || l.cfg.Rate > 0 || l.cfg.Stall != nil {
+		p.at = time.Now()
+		if p.at.Before(e.free) {
+			p.at = e.free
+		}
+		if l.cfg.Rate > 0 {
+			p.at = p.at.Add(time.Duration(float64(len(p.data)) / l.cfg.Rate * float64(time.Second)))
+		}
+		if l.cfg.Stall != nil {
+			p.at = p.at.Add(l.cfg.Stall())
+		}
+		e.free = p.at
+		p.at = p.at.Add(l.cfg.Delay)
+	}
+	e.in = append(e.in, p)
+	e.size += len(p.data)
+	e.cond.Broadcast()
 }
 
 // ReadFrames delivers what has come.
@@ -344,7 +389,7 @@ func (e *end) Close() error {
 	if e.timer != nil {
 		e.timer.Stop()
 	}
-	if !e.deaf {
+	if !e.deaf && !l.silent {
 		l.ends[e.side.Peer()].eof = true
 	}
 	l.broadcast()

@@ -134,6 +134,9 @@ def frames():
         f.add("RESET", varint(4) + varint(4) + varint(v) + varint(0), id=4, code=v, offset=0)
         f.add("STOP", varint(10) + varint(v) + varint(2), id=v, code=2)
         f.add("STOP", varint(10) + varint(4) + varint(v), id=4, code=v)
+    for v in EDGES[:-1]:
+        f.add("SEEN", varint(11) + varint(v) + varint(1) + varint(2), id=v, offset=1, limit=2)
+        f.add("SEEN", varint(11) + varint(4) + varint(v) + varint(v + 1), id=4, offset=v, limit=v + 1)
     for v in EDGES[:-1] + [MAX - 1]:
         f.add("RESET", varint(4) + varint(4) + varint(1) + varint(v), id=4, code=1, offset=v)
     for v in EDGES:
@@ -169,7 +172,8 @@ def frames():
              varint(5) + varint(70) + addr("example.org", 53) + data(b"ab"),
              varint(5) + varint(70) + addr("::1", 53) + data(b""),
              varint(6) + varint(70) + varint(2), varint(6) + varint(70) + varint(3) + varint(12000), varint(7) + bytes(8), varint(8) + bytes(8),
-             varint(9) + varint(70) + data(b"bye"), varint(10) + varint(70) + varint(70), varint(0) + data(bytes(3))]
+             varint(9) + varint(70) + data(b"bye"), varint(10) + varint(70) + varint(70),
+             varint(11) + varint(70) + varint(70) + varint(16384), varint(0) + data(bytes(3))]
     bad("truncated", b"")
     for w in whole:
         for n in range(1, len(w)):
@@ -186,7 +190,9 @@ def frames():
     bad("malformed", varint(4) + varint(4) + varint(0) + varint(MAX))
     bad("malformed", varint(6) + varint(2**32) + varint(0))
     bad("malformed", varint(6) + varint(1) + varint(4))
-    for t in [11, 12, 63, 64, MAX]:
+    bad("malformed", varint(11) + varint(4) + varint(70) + varint(70))               # nothing
+    bad("malformed", varint(11) + varint(4) + varint(70) + varint(3))
+    for t in [12, 13, 63, 64, MAX]:
         bad("malformed", varint(t) + bytes(16))
     bad("malformed", varint(5) + varint(1) + bytes([0]) + bytes(16))                 # address type
     bad("malformed", varint(5) + varint(1) + bytes([2]) + bytes(16))
