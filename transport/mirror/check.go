@@ -172,7 +172,7 @@ func dialGuest(ctx context.Context, network transport.Network, cover Cover, trus
 	g.ear = hear
 	cfg := v.tlsConfig()
 	cfg.VerifyConnection = func(s utls.ConnectionState) error {
-		g.judge(v, s.PeerCertificates)
+		g.judge(v, trust.CertHash != nil, s.PeerCertificates)
 		return nil // it is reported
 	}
 	l := look.Chromium156()
@@ -207,8 +207,8 @@ func dialGuest(ctx context.Context, network transport.Network, cover Cover, trus
 	return g, nil
 }
 
-func (g *guest) judge(v *verifier, certs []*x509.Certificate) {
-	g.report.CertErr = v.chain(certs)
+func (g *guest) judge(v verifier, pinned bool, certs []*x509.Certificate) {
+	g.report.CertErr = v.Chain(certs)
 	if len(certs) == 0 {
 		return
 	}
@@ -216,7 +216,7 @@ func (g *guest) judge(v *verifier, certs []*x509.Certificate) {
 	g.report.LeafHash = sha256.Sum256(leaf.Raw)
 	g.report.NotAfter = leaf.NotAfter
 	g.report.SelfSigned = leaf.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature) == nil
-	if now := time.Now(); g.report.CertErr == nil && v.pin == nil && (now.After(leaf.NotAfter) || now.Before(leaf.NotBefore)) {
+	if now := time.Now(); g.report.CertErr == nil && !pinned && (now.After(leaf.NotAfter) || now.Before(leaf.NotBefore)) {
 		g.report.CertErr = errors.New("the cover's certificate is out of date")
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/flynn/noise"
 	utls "github.com/refraction-networking/utls"
 
+	"busel/internal/certs"
 	"busel/internal/wire"
 	"busel/transport"
 )
@@ -408,7 +409,7 @@ func (c *client) judge(err error) *transport.CarrierError {
 	}
 	e := &transport.CarrierError{Err: bare(err)}
 	switch {
-	case errors.Is(err, errCertificate):
+	case errors.Is(err, certs.ErrRefused):
 		e.Failure = transport.Hijacked
 	case remote && stage == transport.StageTLS:
 		e.Failure = transport.UnfitCover

@@ -39,7 +39,7 @@ type Dialer struct {
 	cfg      DialerConfig
 	log      *slog.Logger
 	relay    *ecdh.PublicKey
-	verifier *verifier
+	verifier verifier
 	look     *look.Look
 	patience time.Duration // for the reply; replyTimeout but in tests
 

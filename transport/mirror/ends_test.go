@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"busel/internal/certs"
 	"busel/internal/wire"
 	"busel/transport"
 )
@@ -227,7 +228,7 @@ func TestForged(t *testing.T) {
 				}
 			})
 			_, _, err := d.Dial(testContext(t), routeTo(path.addr), testHello())
-			if e := dialFailure(t, err); e.Failure != transport.Hijacked || e.Stage != transport.StageTLS || !errors.Is(err, errCertificate) {
+			if e := dialFailure(t, err); e.Failure != transport.Hijacked || e.Stage != transport.StageTLS || !errors.Is(err, certs.ErrRefused) {
 				t.Fatalf("Dial: %v", err)
 			}
 			d.Close()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdh"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -148,7 +149,10 @@ func chromeHello(t testing.TB) []byte {
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	v := &verifier{name: coverName}
+	v, err := newVerifier(coverName, nil, x509.NewCertPool())
+	if err != nil {
+		t.Fatal(err)
+	}
 	u, err := newTLS(a, look.Chromium156(), v.tlsConfig(), nil)
 	if err != nil {
 		t.Fatal(err)
