@@ -238,8 +238,8 @@ func TestDelay(t *testing.T) {
 	slices.Sort(all)
 	up, down := r.Counters()
 	t.Logf("round trips %v to %v, median %v; late by %v up and %v down", all[0], all[29], all[15], up.LateMean, down.LateMean)
-	// A quarter, because a busy machine delays the answer, too.
-	if all[0] < 99*ms || all[7] > 101*ms {
+	// The least is the path's: a busy machine delays answers, and makes none early.
+	if all[0] < 99*ms || all[0] > 101*ms {
 		t.Errorf("round trips %v", all)
 	}
 }
@@ -331,12 +331,30 @@ func TestJitterOnTheWire(t *testing.T) {
 
 // A full queue drops: a burst of 100 finds room for 10.
 func TestQueue(t *testing.T) {
-	r := build(t, Config{Up: Link{Rate: 200_000, Queue: 10 * 1028}})
-	got := arrivals(t, r, 100, 100, 1000)
-	up, _ := r.Counters()
-	// The burst takes a while, in which one or two more leave: one per 41 ms.
-	if len(got) < 10 || len(got) > 13 || int(up.Overflowed) != 100-len(got) {
-		t.Errorf("%d came: %+v", len(got), up)
+	const packets, size = 100, 1028 // with headers
+	const each = 41120 * time.Microsecond
+	r := build(t, Config{Up: Link{Rate: 200_000, Queue: 10 * size}})
+	p := listenUDP(t, r.world, world4)
+	u := dial(t, r.client, "udp", p.LocalAddr())
+	start, begin := func() Counters { up, _ := r.Counters(); return up }(), time.Now()
+	for range packets {
+		if _, err := u.Write(make([]byte, size-28)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	up := start
+	for up.Packets-start.Packets < packets {
+		if up, _ = r.Counters(); time.Since(begin) > 10*time.Second {
+			t.Fatalf("%+v", up)
+		}
+		<-time.After(ms)
+	}
+	// While the burst lasts, more leave.
+	most := 11 + int(time.Since(begin)/each)
+	up = settle(t, r, start.Packets+packets)
+	got := int(up.Delivered - start.Delivered)
+	if got < 10 || got > most || int(up.Overflowed) != packets-got {
+		t.Errorf("%d came, want 10 to %d: %+v", got, most, up)
 	}
 }
 
@@ -418,8 +436,18 @@ func TestJudge(t *testing.T) {
 
 	for d := range rule.Direction(2) {
 		r.SetJudge(judgeFunc(func(way rule.Direction, p []byte) rule.Verdict { return rule.Verdict{Drop: way == d} }))
-		if got, _ := ask("two", 200*ms); got != "" {
-			t.Errorf("dropped in direction %d: %q", d, got)
+		if _, err := c.Write([]byte("two")); err != nil {
+			t.Fatal(err)
+		}
+		// Until it is dropped: the next judge would see an answer that is late.
+		for deadline := time.Now().Add(10 * time.Second); ; <-time.After(ms) {
+			up, down := r.Counters()
+			if [2]Counters{up, down}[d].Judged > 0 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("not dropped in direction %d: %+v %+v", d, up, down)
+			}
 		}
 	}
 
@@ -434,7 +462,7 @@ func TestJudge(t *testing.T) {
 		return rule.Verdict{Inject: []rule.Injection{{Packet: answer(p, "forged"), Toward: rule.Down, After: after}}}
 	}))
 	got, took := ask("three", 10*time.Second)
-	if got != "forged" || took < after {
+	if got != "forged" || took < after-tick {
 		t.Errorf("got %q after %v", got, took)
 	}
 	c.SetReadDeadline(time.Now().Add(10 * time.Second))
@@ -453,7 +481,7 @@ func TestJudge(t *testing.T) {
 		}
 		return rule.Verdict{Drop: true, Inject: []rule.Injection{{Packet: slices.Clone(p), Toward: rule.Up, After: after}}}
 	}))
-	if got, took := ask("four", 10*time.Second); got != "re:four" || took < 40*ms+after {
+	if got, took := ask("four", 10*time.Second); got != "re:four" || took < 40*ms+after-2*tick {
 		t.Errorf("got %q after %v", got, took)
 	}
 	// What is no packet counts as failed, and hurts nobody.
