@@ -84,6 +84,7 @@ func TestRoutes(t *testing.T) {
 		Addresses: []flow.Addr{{IP: netip.MustParseAddr("198.51.100.7"), Port: 443}, {Name: "relay.example.net", Port: 8443}},
 		Transports: []config.Transport{
 			{Name: "quic", Options: "port=999"}, {Name: "pigeon"}, {Name: "mirror"}, {Name: "quic", Options: "form=later"}, {Name: "quic"},
+			{Name: "mirror", Options: "fragment=later"}, {Name: "mirror", Options: "fragment=both"},
 		},
 	}
 	var got []string
@@ -94,6 +95,7 @@ func TestRoutes(t *testing.T) {
 		"r1 quic 198.51.100.7:443 port=999", "r1 quic relay.example.net:8443 port=999",
 		"r1 mirror 198.51.100.7:443 ", "r1 mirror relay.example.net:8443 ",
 		"r1 quic 198.51.100.7:443 ", "r1 quic relay.example.net:8443 ",
+		"r1 mirror 198.51.100.7:443 fragment=both", "r1 mirror relay.example.net:8443 fragment=both",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)

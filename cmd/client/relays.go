@@ -148,7 +148,8 @@ func (r *relays) roam() {
 // this version lacks.
 func routesTo(label string, e *config.RelayEntry) (routes []transport.Route) {
 	for _, t := range e.Transports {
-		if t.Name != mirror.Kind && (t.Name != quic.Kind || quic.CheckOptions(t.Options) != nil) {
+		if (t.Name != mirror.Kind || mirror.CheckOptions(t.Options) != nil) &&
+			(t.Name != quic.Kind || quic.CheckOptions(t.Options) != nil) {
 			continue
 		}
 		for _, a := range e.Addresses {

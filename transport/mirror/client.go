@@ -18,6 +18,7 @@ import (
 
 	"busel/internal/certs"
 	"busel/internal/wire"
+	"busel/obfs/fragment"
 	"busel/transport"
 )
 
@@ -78,7 +79,8 @@ type client struct {
 	moved   atomic.Uint64 // covert records in both directions
 }
 
-func newClient(d *Dialer, conn halfCloser, host string, hello *wire.Hello) (*client, error) {
+// newClient prepares one; cut is how its ClientHello goes on the wire.
+func newClient(d *Dialer, conn halfCloser, host string, cut fragment.Mode, hello *wire.Hello) (*client, error) {
 	c := &client{
 		d: d, conn: conn, host: host, hello: hello,
 		pipe:    newPipe(),
@@ -100,7 +102,7 @@ func newClient(d *Dialer, conn halfCloser, host string, hello *wire.Hello) (*cli
 	}
 	c.enter(transport.StageTLS)
 	var err error
-	s, log, cfg := &shim{pipe: c.pipe, turn: c.out.turn, conn: conn}, new(alarm), d.verifier.tlsConfig()
+	s, log, cfg := &shim{pipe: c.pipe, turn: c.out.turn, conn: conn, cut: cut, dead: c.dead}, new(alarm), d.verifier.tlsConfig()
 	cfg.KeyLogWriter = log
 	cfg.VerifyConnection = func(state utls.ConnectionState) error {
 		err := d.verifier.connection(state)

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
 	"busel/internal/wire"
+	"busel/obfs/fragment"
 	"busel/obfs/look"
 	"busel/transport"
 )
@@ -82,6 +84,30 @@ func NewDialer(cfg DialerConfig) (*Dialer, error) {
 	}, nil
 }
 
+// CheckOptions reports whether this version can use a route with such options.
+// It knows one, "fragment=M" with M one of records, segments and both: how the
+// ClientHello is cut (package [fragment]).
+func CheckOptions(options string) error {
+	_, err := cutOf(options)
+	return err
+}
+
+// cutOf returns how the options want the ClientHello cut.
+func cutOf(options string) (fragment.Mode, error) {
+	if options == "" {
+		return fragment.Off, nil
+	}
+	name, ok := strings.CutPrefix(options, "fragment=")
+	mode, err := fragment.ParseMode(name)
+	switch {
+	case !ok:
+		return fragment.Off, fmt.Errorf("options %q are not known; get a newer Busel", options)
+	case err != nil:
+		return fragment.Off, fmt.Errorf("options %q: %q is %w; get a newer Busel", options, name, err)
+	}
+	return mode, nil
+}
+
 // Dial implements [transport.Dialer]. The encoded hello must be at most 16375
 // bytes long; it is encoded when it is said, so that frames which came during
 // the handshake travel in it.
@@ -92,12 +118,16 @@ func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello)
 		}
 		return nil, nil, &transport.DialError{Route: r, Stage: s, Failure: f, Err: err}
 	}
+	cut, err := cutOf(r.Options)
+	if err != nil {
+		return fail(transport.StageConnect, "", err)
+	}
 	conn, err := d.connect(ctx, r.Address)
 	if err != nil {
 		return fail(transport.StageConnect, classify(err), bare(err))
 	}
 	transport.Reached(ctx)
-	c, err := newClient(d, conn, authority(d.cfg.CoverName, r.Address), hello)
+	c, err := newClient(d, conn, authority(d.cfg.CoverName, r.Address), cut, hello)
 	if err != nil {
 		_ = conn.Close()
 		return fail(transport.StageTLS, "", err)

@@ -122,6 +122,12 @@ type relay struct {
 
 func startRelay(t testing.TB, s *site, change func(*ListenerConfig)) *relay {
 	t.Helper()
+	return startRelayAt(t, s, "127.0.0.1:0", transport.System{}.Listen, change)
+}
+
+// startRelayAt is startRelay on another address or in another network.
+func startRelayAt(t testing.TB, s *site, at string, listen func(ctx context.Context, addr string) (net.Listener, error), change func(*ListenerConfig)) *relay {
+	t.Helper()
 	key, err := ecdh.X25519().GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -133,9 +139,9 @@ func startRelay(t testing.TB, s *site, change func(*ListenerConfig)) *relay {
 		Listen: func(ctx context.Context) (net.Listener, error) {
 			addr := r.addr
 			if addr == "" {
-				addr = "127.0.0.1:0"
+				addr = at
 			}
-			ln, err := transport.System{}.Listen(ctx, addr)
+			ln, err := listen(ctx, addr)
 			if err == nil {
 				once.Do(func() {
 					r.addr = ln.Addr().String()
@@ -234,8 +240,14 @@ func pingFrame(n byte) []byte {
 // pair is a live carrier's two ends.
 func (r *relay) pair(t testing.TB, d *Dialer) (client, server transport.Carrier) {
 	t.Helper()
+	return r.pairOver(t, d, r.route())
+}
+
+// pairOver is pair over a route to the relay.
+func (r *relay) pairOver(t testing.TB, d *Dialer, route transport.Route) (client, server transport.Carrier) {
+	t.Helper()
 	carriers, _ := r.answer(t, okAccept())
-	client, _, err := d.Dial(testContext(t), r.route(), testHello())
+	client, _, err := d.Dial(testContext(t), route, testHello())
 	if err != nil {
 		t.Fatalf("Dial: %v", err)
 	}

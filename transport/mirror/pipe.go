@@ -2,9 +2,12 @@ package mirror
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
+
+	"busel/obfs/fragment"
 )
 
 // pipeLimit is how many genuine bytes wait for the TLS stack at most.
@@ -74,6 +77,8 @@ type shim struct {
 	// alert, if not nil, takes the place of the alert that the TLS stack sends
 	// last; both are used by the goroutine of the handshake.
 	alert []byte
+	cut   fragment.Mode   // of ClientHellos
+	dead  <-chan struct{} // the connection is over: do not pause any more
 }
 
 func (s *shim) Read(b []byte) (int, error) { return s.pipe.read(b) }
@@ -84,7 +89,34 @@ func (s *shim) Write(b []byte) (int, error) {
 	if i := len(b) - len(s.alert); s.alert != nil && i >= 0 && bytes.HasPrefix(b[i:], s.alert[:headerLen]) {
 		b = append(b[:i:i], s.alert...)
 	}
-	return s.conn.Write(b)
+	if s.cut == fragment.Off {
+		return s.conn.Write(b)
+	}
+	if err := s.writeCut(b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// writeCut writes b, in pieces if a ClientHello is in it: the first one, or the
+// one that answers a HelloRetryRequest. Nobody else has anything to write by then.
+func (s *shim) writeCut(b []byte) error {
+	r := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+	for i, segment := range s.cut.Cut(b, r) {
+		if i > 0 {
+			t := time.NewTimer(fragment.Pause(r))
+			select {
+			case <-t.C:
+			case <-s.dead:
+				t.Stop()
+				return net.ErrClosed
+			}
+		}
+		if _, err := s.conn.Write(segment); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close does nothing: the carrier ends its connection itself.
