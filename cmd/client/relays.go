@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/cpu"
 
 	"busel/config"
+	"busel/internal/bridge"
 	"busel/internal/flow"
 	"busel/internal/front"
 	"busel/internal/rotate"
@@ -94,7 +95,7 @@ func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*l
 	})
 	l.keeper = rotate.New(rotate.Config{
 		Routes: w.routes, Fallbacks: w.fallbacks, Dialer: w.dialer, Kinds: kinds,
-		Policy: r.policy, Session: adapter{l.session}, Memory: r.of(e.Key), Horizon: r.horizon, Logger: r.log,
+		Policy: r.policy, Session: bridge.Session{Client: l.session}, Memory: r.of(e.Key), Horizon: r.horizon, Logger: r.log,
 		Passable: func() bool { return r.passable(label) },
 	})
 	ctx, stop := context.WithCancel(r.ctx)

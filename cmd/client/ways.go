@@ -8,8 +8,6 @@ import (
 	"busel/internal/detour"
 	"busel/internal/flow"
 	"busel/internal/rotate"
-	"busel/internal/session"
-	"busel/internal/wire"
 	"busel/transport"
 	"busel/transport/mirror"
 	"busel/transport/quic"
@@ -20,6 +18,10 @@ var kinds = map[string]rotate.Kind{
 	mirror.Kind: {Name: "TLS", Counted: true},
 	quic.Kind:   {Name: "QUIC"},
 }
+
+// cuts are the options with which TLS is tried again when its hello was reset or
+// lost: the ones that a network lets through are remembered.
+var cuts = []string{"fragment=records", "fragment=both"}
 
 // ways are the routes to one relay, and who dials them.
 type ways struct {
@@ -75,10 +77,18 @@ func (r *relays) waysTo(label string, e *config.RelayEntry) (*ways, error) {
 		return nil, err
 	}
 	for _, route := range w.routes {
-		if route.Transport == mirror.Kind {
-			route.Detour = true
-			w.routes = append(w.routes, route)
+		if route.Transport != mirror.Kind {
+			continue
 		}
+		if route.Options == "" {
+			for _, cut := range cuts {
+				route.Options = cut
+				w.fallbacks = append(w.fallbacks, route)
+			}
+			route.Options = ""
+		}
+		route.Detour = true
+		w.routes = append(w.routes, route)
 	}
 	return w, nil
 }
@@ -97,22 +107,4 @@ func (a around) OpenStream(ctx context.Context, dst flow.Addr) (flow.Stream, err
 		return nil, errNoOther
 	}
 	return other.session.OpenStream(ctx, dst)
-}
-
-// adapter makes a *session.Client what a keeper serves.
-type adapter struct{ *session.Client }
-
-func (a adapter) Offer(state wire.CarrierState, budget uint64) rotate.Offer {
-	return a.Client.Offer(session.CarrierOptions{State: state, Budget: budget})
-}
-
-func (a adapter) View() (rotate.View, <-chan struct{}) {
-	v, changed := a.Client.View()
-	view := rotate.View{Wanted: v.Wanted, Moving: v.Moving, Carriers: make([]rotate.Carrier, len(v.Carriers))}
-	for i, c := range v.Carriers {
-		view.Carriers[i] = rotate.Carrier{
-			N: c.N, State: c.State, Suspect: c.Suspect, Spent: c.Spent, Busy: c.Busy, Rate: c.Rate, Up: c.Up, Down: c.Down,
-		}
-	}
-	return view, changed
 }

@@ -36,6 +36,7 @@ var layers = []layer{
 	{"obfs/...", []string{"obfs/records"}, "how bytes look: pure data and pure functions; a look says how its browser cuts records"},
 	{"internal/session", []string{"internal/flow", "internal/wire", "transport"}, "knows carriers as an interface only, so that any may die"},
 	{"internal/rotate", []string{"internal/flow", "internal/wire", "transport"}, "chooses among carriers; knows neither frames nor TLS"},
+	{"internal/bridge", []string{"internal/rotate", "internal/session", "internal/wire"}, "shows a session to rotation, which do not know each other"},
 	{"internal/detour", []string{"internal/flow", "transport"}, "streams of any opener as a network for any transport"},
 	{"internal/network", nil, "what the system says of its network; knows nothing of what it is for"},
 	{"internal/memory", []string{"internal/network"}, "what is known of routes, by names that it does not know the meaning of"},

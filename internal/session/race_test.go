@@ -12,8 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"busel/internal/bridge"
 	"busel/internal/rotate"
-	"busel/internal/session"
 	"busel/internal/wire"
 	"busel/transport"
 	tt "busel/transport/transporttest"
@@ -129,11 +129,6 @@ func pass(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// served is a *session.Client as a keeper sees it.
-type served struct{ *session.Client }
-
-func (s served) Offer() rotate.Offer { return s.Client.Offer(session.CarrierOptions{}) }
-
 // TestStreamsSurviveRaces has a keeper race two ways of which each may be silent
 // in either direction, late or cut: hellos whose frames the relay took though
 // their dial lost, and carriers that come when nobody waits for them. No byte is
@@ -150,9 +145,8 @@ func TestStreamsSurviveRaces(t *testing.T) {
 				defer w.stop()
 				w.delay = time.Duration(1+seed%50) * time.Millisecond
 				d := &censoredDialer{w: w, rng: mrand.New(mrand.NewPCG(uint64(seed), 5))}
-				cfg := rotate.Config{Session: served{w.client}, Dialers: make(map[string]transport.Dialer)}
+				cfg := rotate.Config{Session: bridge.Session{Client: w.client}, Dialer: func(transport.Route) transport.Dialer { return d }}
 				for _, name := range []string{"tls", "udp"} {
-					cfg.Dialers[name] = d
 					cfg.Routes = append(cfg.Routes, transport.Route{Relay: "r1", Transport: name, Address: "a:443"})
 				}
 				keeper := rotate.New(cfg)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"busel/internal/bridge"
 	"busel/internal/flow"
 	"busel/internal/relay"
 	"busel/internal/rotate"
@@ -117,10 +118,6 @@ func (echo) OpenStream(ctx context.Context, _ flow.Addr) (flow.Stream, error) {
 
 func (echo) OpenPackets(context.Context) (flow.Packets, error) { return nil, errors.New("no flows") }
 
-type sessionAdapter struct{ *session.Client }
-
-func (a sessionAdapter) Offer() rotate.Offer { return a.Client.Offer(session.CarrierOptions{}) }
-
 // TestSessionSurvivesKills moves bytes on several streams both ways over
 // carriers whose lanes are independent, while carriers are killed: none is lost,
 // none comes twice.
@@ -135,7 +132,7 @@ func TestSessionSurvivesKills(t *testing.T) {
 	server := relay.New(relay.Config{Listeners: []transport.Listener{k}, Gate: anyToken{}, Exit: echo{}})
 	client := session.NewClient(session.ClientConfig{})
 	keeper := rotate.New(rotate.Config{
-		Routes: []transport.Route{r.route()}, Dialers: map[string]transport.Dialer{Kind: k}, Session: sessionAdapter{client},
+		Routes: []transport.Route{r.route()}, Dialer: func(transport.Route) transport.Dialer { return k }, Session: bridge.Session{Client: client},
 	})
 	for _, run := range []func(context.Context) error{server.Run, client.Run, keeper.Run} {
 		wg.Go(func() { run(ctx) })
