@@ -29,8 +29,8 @@ var _ Network = System{}
 const BrowserKeepAlive = 45 * time.Second
 
 // notSentLowat is how many bytes the kernel holds that were not yet sent before
-// a socket stops being writable: enough for a few covert records, so that urgent
-// frames overtake bulk in the session and not in the kernel.
+// a socket stops being writable: enough for a few covert records. [Unsent] makes it
+// less for a carrier on a slow path.
 const notSentLowat = 128 << 10
 
 // DialContext connects to addr.

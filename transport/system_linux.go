@@ -18,3 +18,26 @@ func tune(network, _ string, c syscall.RawConn) error {
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSentLowat)
 	})
 }
+
+// setUnsent limits the bytes that the kernel holds unsent of a TCP connection. An
+// error is ignored, as those of tune are.
+func setUnsent(raw syscall.RawConn, limit int) {
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, limit)
+	})
+}
+
+// deliveryRate is how many bytes a second of a TCP connection arrived of late, 0 if
+// that is not known. idle says that the path might have taken more: there was less
+// to send.
+func deliveryRate(raw syscall.RawConn) (rate float64, idle bool) {
+	idle = true
+	_ = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			return
+		}
+		rate, idle = float64(info.Delivery_rate), info.Delivery_rate == 0 || info.Notsent_bytes == 0
+	})
+	return rate, idle
+}

@@ -9,3 +9,9 @@ func tune(_, _ string, _ syscall.RawConn) error {
 	_ = notSentLowat
 	return nil
 }
+
+// setUnsent does nothing.
+func setUnsent(syscall.RawConn, int) {}
+
+// deliveryRate knows nothing.
+func deliveryRate(syscall.RawConn) (rate float64, idle bool) { return 0, true }

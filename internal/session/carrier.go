@@ -43,6 +43,9 @@ type attachment struct {
 	batch   []transport.Frame
 	scratch []byte
 	chunks  []*chunk // that the writer holds
+	filled  int      // bytes of STREAM and DATAGRAM frames in the batch
+	size    int      // what the next batch may have
+	swift   int      // full batches in a row that were written at once
 
 	pongs               [][8]byte
 	greet               bool // say CARRIER(n, state)
@@ -69,7 +72,7 @@ type attachment struct {
 }
 
 func (c *core) newAttachment(n uint32) *attachment {
-	a := &attachment{c: c, n: n, epoch: c.epoch}
+	a := &attachment{c: c, n: n, epoch: c.epoch, size: wire.MaxFrame}
 	a.cond.L = &c.mu
 	c.atts = append(c.atts, a)
 	return a
@@ -326,7 +329,9 @@ func (c *core) writeLoop(a *attachment) {
 			return
 		}
 		c.unlock()
+		start := time.Now()
 		err := a.carrier.WriteFrames(a.batch)
+		a.paced(time.Since(start))
 		if last && err == nil {
 			err = c.ended
 		}
@@ -388,12 +393,31 @@ func (a *attachment) left() uint64 {
 // quota is how many bytes of STREAM and DATAGRAM frames the carrier takes at once.
 func (a *attachment) quota() int {
 	if a.budget == 0 {
-		return maxBatch
+		return a.size
 	}
 	if a.carrying >= budgetFlight {
 		return 0
 	}
 	return min(room+budgetPiece, int(a.left())-reserve)
+}
+
+// paced sets the next batch's size after one took d to be written. What waits
+// behind a batch that is being written cannot overtake it; on a slow path that is
+// long. It is used by the writer alone.
+func (a *attachment) paced(d time.Duration) {
+	switch {
+	case d > 2*batchTime && a.filled >= minBatch/2:
+		a.size, a.swift = max(int(float64(a.filled)*float64(batchTime)/float64(d)), minBatch), 0
+	case d > batchTime/2:
+		a.swift = 0
+	case a.filled >= a.size-a.size/4:
+		if a.swift++; a.swift == 2 { // one may have found room in buffers
+			a.size, a.swift = min(2*a.size, maxBatch), 0
+		}
+	}
+	if a.size >= wire.MaxFrame {
+		a.size -= a.size % wire.MaxFrame
+	}
 }
 
 // spend leaves the carrier to itself once its budget is used up.
@@ -447,6 +471,7 @@ func (c *core) other(a *attachment) bool {
 func (a *attachment) fill() bool {
 	c := a.c
 	a.start()
+	a.filled = 0
 	if a.greet {
 		a.greet = false
 		a.add(transport.LaneControl, a.ruling())
@@ -471,7 +496,8 @@ func (a *attachment) fill() bool {
 	c.fillControl(a)
 	quota := a.quota()
 	size := c.fillDatagrams(a, min(maxBatch, int(a.left())-reserve))
-	moved := size+c.fillStreams(a, quota-size) > 0
+	a.filled = size + c.fillStreams(a, quota-size)
+	moved := a.filled > 0
 	if c.ackFlush || len(a.batch) > 0 {
 		c.fillAcks(a)
 	}

@@ -63,7 +63,10 @@ const (
 
 	// maxBatch is what a carrier takes at once: four full records a write are
 	// enough (DESIGN section 4, rule 10).
-	maxBatch  = 4 * wire.MaxFrame
+	maxBatch = 4 * wire.MaxFrame
+	// minBatch is two pieces, batchTime about what a batch takes to be written.
+	minBatch  = 2 * smallBuffer
+	batchTime = 100 * time.Millisecond
 	maxFrames = 256 // in a batch
 	scratch   = 8 << 10
 

@@ -179,14 +179,15 @@ const writeRoom = recordsPerWrite*(headerLen+maxRecord) + 1<<10
 // guarded by the turn.
 type outbox struct {
 	*ending
-	turn  turn
-	conn  net.Conn
-	lane  lane
-	cut   records.Cutter // guarded by the turn
-	queue queue          // of the one caller of writeFrames
-	buf   []byte
-	stop  bool // nothing may be inserted any more; guarded by the turn
-	sent  func(n int)
+	turn   turn
+	conn   net.Conn
+	lane   lane
+	cut    records.Cutter // guarded by the turn
+	queue  queue          // of the one caller of writeFrames
+	buf    []byte
+	unsent *transport.Unsent // made with buf
+	stop   bool              // nothing may be inserted any more; guarded by the turn
+	sent   func(n int)
 	// broke is called, with the turn held, when a write failed in the middle of a
 	// record: nothing genuine can follow it.
 	broke   func(error)
@@ -247,7 +248,9 @@ func (o *outbox) hold(send func() error) error {
 func (o *outbox) write(q *queue) (err error) {
 	if o.buf == nil {
 		o.buf = make([]byte, 0, writeRoom)
+		o.unsent = transport.NewUnsent(o.conn)
 	}
+	o.unsent.Adapt()
 	b := o.buf[:0]
 	for {
 		size, body := o.next(q)

@@ -1,0 +1,83 @@
+package session_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"busel/internal/flow"
+	"busel/internal/session"
+	tt "busel/transport/transporttest"
+)
+
+// serve takes for ever what is sent to "up", and sends for ever on the endless
+// port; to others it answers 10 kB with 10 kB.
+func serve(ctx context.Context, s *session.Stream, dst flow.Addr) {
+	defer s.Close()
+	s.Reply(flow.Succeeded, flow.DetailNone)
+	switch {
+	case dst.Name == "up":
+		io.Copy(io.Discard, struct{ io.Reader }{s})
+		return
+	case dst.Port == endless:
+		go io.Copy(io.Discard, struct{ io.Reader }{s})
+		io.Copy(struct{ io.Writer }{s}, endlessZeros{})
+		return
+	}
+	if _, err := io.ReadFull(s, make([]byte, 10<<10)); err == nil {
+		s.Write(make([]byte, 10<<10))
+	}
+	s.CloseWrite()
+	io.Copy(io.Discard, s)
+}
+
+// A page overtakes a transfer on a path that is or becomes slow: 256 kbit/s, 160 ms
+// (issue 5's story at its slowest). At full batches this takes 6 s.
+func TestPageOvertakes(t *testing.T) {
+	for _, up := range []bool{false, true} {
+		t.Run(fmt.Sprintf("up %t", up), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, serve)
+				defer w.stop()
+				w.delay = 80 * time.Millisecond
+				const rate = 256000 / 8
+				// The kernel holds what is under way, and what it may hold unsent on
+				// such a path (transport.Unsent).
+				if _, _, err := w.dial(tt.LinkConfig{Rate: rate, Capacity: 10 << 10}); err != nil {
+					t.Fatal(err)
+				}
+				name := map[bool]string{false: "down", true: "up"}[up]
+				bulk := w.open(flow.Addr{Name: name, Port: endless})
+				defer bulk.Close()
+				if up {
+					go io.Copy(struct{ io.Writer }{bulk}, endlessZeros{})
+				} else {
+					go io.Copy(io.Discard, struct{ io.Reader }{bulk})
+				}
+				time.Sleep(5 * time.Second)
+				for range 5 {
+					start := time.Now()
+					s := w.open(origin)
+					s.Write(make([]byte, 10<<10))
+					if n, err := io.Copy(io.Discard, s); n != 10<<10 || err != nil {
+						t.Fatalf("%d bytes: %v", n, err)
+					}
+					s.Close()
+					d := time.Since(start)
+					t.Log(d)
+					if d > 2*time.Second {
+						t.Errorf("a page took %v", d)
+					}
+					time.Sleep(time.Second)
+				}
+				st := w.client.Stats()
+				if n := max(st.Up, st.Down); n < 9*rate {
+					t.Errorf("%d bytes beside that", n)
+				}
+			})
+		})
+	}
+}
