@@ -54,10 +54,11 @@ type attachment struct {
 	pingID              uint64
 	pingAt              time.Time
 	rtt                 time.Duration
-	probe               bool  // data came since the last PING
-	inflight            int   // chunks that it carried and that are not acknowledged
-	carrying            int   // their bytes
-	received, delivered meter // bytes of frames, and of chunks that were acknowledged
+	best                time.Duration // the shortest
+	probe               bool          // data came since the last PING
+	inflight            int           // chunks that it carried and that are not acknowledged
+	carrying            int           // their bytes
+	received, delivered meter         // bytes of frames, and of chunks that were acknowledged
 
 	since    time.Time
 	waiting  time.Time // when something became outstanding
@@ -220,8 +221,8 @@ func (c *core) uncarry(ch *chunk) {
 		a.inflight--
 		a.carrying -= ch.len()
 		ch.on = nil
-		if a.budget > 0 {
-			a.wake() // it has waited for that
+		if a.budget > 0 || a.c.open > 1 {
+			a.wake() // it may have waited for that
 		}
 	}
 }
@@ -392,13 +393,27 @@ func (a *attachment) left() uint64 {
 
 // quota is how many bytes of STREAM and DATAGRAM frames the carrier takes at once.
 func (a *attachment) quota() int {
-	if a.budget == 0 {
-		return a.size
-	}
-	if a.carrying >= budgetFlight {
+	left := a.flight() - a.carrying
+	switch {
+	case left <= 0:
 		return 0
+	case a.budget == 0:
+		return min(a.size, max(left, wire.MaxFrame))
 	}
 	return min(room+budgetPiece, int(a.left())-reserve)
+}
+
+// flight is how much may be unacknowledged on the carrier. Beside others it is what
+// arrives in its round trip without a queue and until the next ACK: what waits in a
+// deep queue there would hold up all that others deliver of its streams.
+func (a *attachment) flight() int {
+	switch {
+	case a.budget > 0:
+		return budgetFlight
+	case a.c.open < 2:
+		return math.MaxInt
+	}
+	return max(2*min(a.size, wire.MaxFrame), int(a.delivered.rate*(a.best+3*ackDelay).Seconds()))
 }
 
 // paced sets the next batch's size after one took d to be written. What waits
@@ -549,6 +564,9 @@ func (a *attachment) gotPong(p [8]byte) {
 	}
 	a.pingOut = false
 	rtt := max(time.Since(a.pingAt), time.Microsecond)
+	if a.best == 0 || rtt < a.best {
+		a.best = rtt
+	}
 	if a.rtt == 0 {
 		a.rtt = rtt
 	} else {

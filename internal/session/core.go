@@ -378,6 +378,14 @@ func (c *core) roundTrip() time.Duration {
 	return best
 }
 
+// windowTime is for how long half a stream's window should last.
+func (c *core) windowTime() time.Duration {
+	if c.open > 1 {
+		return 2*c.roundTrip() + 4*batchTime
+	}
+	return 2 * c.roundTrip()
+}
+
 // share is the most that a stream may have queued now, beside one chunk.
 func (c *core) share() int { return max(0, min(maxUnsent, (maxSessionUnsent-c.unsent)/4)) }
 
@@ -927,9 +935,10 @@ func earlier(a, b time.Time) time.Time {
 func (c *core) tick(now time.Time) (next time.Time) {
 	if !c.ackAt.IsZero() {
 		at := c.ackAt
-		if c.client {
+		if c.client && c.open < 2 {
 			// While a download runs its ACKs wait for half a window. A relay's do not:
-			// the client takes silence after data for a frozen carrier.
+			// the client takes silence after data for a frozen carrier. Nor do those of
+			// a client with several carriers, whose flight is bounded by them.
 			at = later(at, c.dataAt.Add(ackDelay))
 		}
 		if now.Before(at) {

@@ -81,3 +81,59 @@ func TestPageOvertakes(t *testing.T) {
 		})
 	}
 }
+
+// flood answers with as much as the port says, in MiB.
+func flood(ctx context.Context, s *session.Stream, dst flow.Addr) {
+	defer s.Close()
+	s.Write(make([]byte, int(dst.Port)<<20))
+	s.CloseWrite()
+	io.Copy(io.Discard, s)
+}
+
+// Several active carriers give one stream what they have together, although they
+// deliver out of order and unequally.
+func TestBond(t *testing.T) {
+	const mbit = 1e6 / 8
+	for _, tc := range []struct {
+		name  string
+		rates []float64
+		queue float64 // how long what the kernel and the path hold takes, in seconds
+		want  float64 // Mbit/s of payload
+	}{
+		{"two of 10 Mbit/s", []float64{10, 10}, 0.15, 17},
+		{"10 and 1 Mbit/s", []float64{10, 1}, 0.15, 0.85 * 11},
+		{"one", []float64{10}, 0.15, 9},
+		{"three", []float64{20, 10, 5}, 0.15, 0.85 * 35},
+		{"10 and 1 Mbit/s, deep queues", []float64{10, 1}, 2, 0.85 * 11},
+		{"deep queues", []float64{10, 10}, 2, 17},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, flood)
+				defer w.stop()
+				w.delay = 25 * time.Millisecond
+				for _, r := range tc.rates {
+					if _, _, err := w.dial(tt.LinkConfig{Rate: r * mbit, Capacity: int(r * mbit * tc.queue)}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				start := time.Now()
+				s := w.open(flow.Addr{Name: "flood", Port: 80})
+				defer s.Close()
+				s.CloseWrite()
+				n, err := io.Copy(io.Discard, s)
+				if err != nil || n != 80<<20 {
+					t.Fatalf("%d bytes: %v", n, err)
+				}
+				got := float64(n) * 8 / 1e6 / time.Since(start).Seconds()
+				t.Logf("%.1f Mbit/s", got)
+				if got < tc.want {
+					t.Errorf("%.1f Mbit/s, want %.1f", got, tc.want)
+				}
+				if n := len(w.client.Stats().Carriers); n != len(tc.rates) {
+					t.Errorf("%d carriers are left", n)
+				}
+			})
+		})
+	}
+}

@@ -109,6 +109,7 @@ type Stream struct {
 	acked        uint64 // the received-up-to that the peer knows
 	window       uint64
 	tuned        time.Time
+	tunedFrom    uint64 // consumed then
 	final        uint64
 	finalKnown   bool
 	recvDone     bool  // all up to FIN received, or RESET
@@ -367,25 +368,25 @@ func (s *Stream) consume(n int) {
 	if s.gone || s.recvDone || s.finalKnown {
 		return
 	}
-	if r := s.raised(); r < s.window/2 {
-		switch {
-		case !c.scarce || r == 0:
-		case r >= max(minUnread, (c.advertised-c.recvSum)/maxUnread)/2: // half of what the peer lets be unread
-			s.ackNow()
-		default:
-			s.ackLater()
+	// If half a window was read in less than two round trips, and what several carriers
+	// need to come to an order, the window limits the stream: DESIGN section 6.
+	if s.consumed-s.tunedFrom >= s.window/2 {
+		now := time.Now()
+		if more := min(s.window, maxWindow-s.window); !s.tuned.IsZero() && now.Sub(s.tuned) < c.windowTime() && more <= (maxGrown-c.grown)/2 {
+			s.window += more
+			c.grown += more
 		}
-		return
+		s.tuned, s.tunedFrom = now, s.consumed
 	}
-	// Half the window was read since the peer last heard. If that took less than
-	// two round trips, the window limits the stream: DESIGN section 6.
-	now := time.Now()
-	if more := min(s.window, maxWindow-s.window); !s.tuned.IsZero() && now.Sub(s.tuned) < 2*c.roundTrip() && more <= (maxGrown-c.grown)/2 {
-		s.window += more
-		c.grown += more
+	switch r := s.raised(); {
+	case r >= s.window/2:
+		s.ackNow()
+	case !c.scarce || r == 0:
+	case r >= max(minUnread, (c.advertised-c.recvSum)/maxUnread)/2: // half of what the peer lets be unread
+		s.ackNow()
+	default:
+		s.ackLater()
 	}
-	s.tuned = now
-	s.ackNow()
 }
 
 // raised is by how much the peer's limit could be raised.
