@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"math"
+	"net"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -106,5 +108,42 @@ func TestSpring(t *testing.T) {
 	given := s.given.Load()
 	if n != 0 || err != nil || given != 100_000 || g.Sum() != sumOf(given) {
 		t.Errorf("after the end %d bytes, %v; given %d, arrived %d", n, err, given, g.Bytes())
+	}
+}
+
+// A download from a spring ends when the spring does, with all that it gave.
+func TestOriginSpring(t *testing.T) {
+	var listeners [2]net.Listener
+	for i := range listeners {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		listeners[i] = l
+	}
+	o, err := NewOrigin(listeners[0], listeners[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	r, err := http.Get("http://" + listeners[0].Addr().String() + "/spring/one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	g := NewGauge(time.Now)
+	if _, err := io.CopyN(g, r.Body, 1_000_000); err != nil {
+		t.Fatal(err)
+	}
+	s := o.spring("one")
+	s.end()
+	if _, err := io.Copy(g, r.Body); err != nil {
+		t.Fatal(err)
+	}
+	if given := s.given.Load(); g.Bytes() != given || given < 1_000_000 || g.Sum() != sumOf(given) {
+		t.Errorf("given %d bytes, arrived %d", given, g.Bytes())
+	}
+	if o.spring("two") == s {
+		t.Error("two names, one spring")
 	}
 }
