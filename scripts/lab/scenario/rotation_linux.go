@@ -373,7 +373,8 @@ func (b *Bout) blackout(ctx context.Context) (t Trial, err error) {
 		return t, err
 	}
 	err = b.watch(ctx, &t, r, at, page)
-	t.Note = fmt.Sprintf("after %s: download back in %s, page in %s", show(long), show(t.Down.Stall), show(t.Page))
+	t.Note = fmt.Sprintf("after %s: download back in %s, page in %s; %s", show(long), show(t.Down.Stall), show(t.Page), t.Note)
+	t.Note = strings.TrimSuffix(t.Note, "; ")
 	return t, err
 }
 
