@@ -66,15 +66,13 @@ func (k *Keeper) plan(v View, now time.Time) (w wish, wake time.Time) {
 		if long {
 			w.spare = 1
 		}
-		if k.cfg.Policy != Single {
-			var at time.Time
-			w.active, w.least, at = k.try(v, now)
-			w.fresh = k.trial.alike
-			if w.active > 1 && !w.fresh {
-				w.spare = 0
-			}
-			wake = earlier(wake, at)
+		var at time.Time
+		w.active, w.least, at = k.try(v, now)
+		w.fresh = k.trial.alike
+		if w.active > 1 && !w.fresh {
+			w.spare = 0
 		}
+		wake = earlier(wake, at)
 	}
 	return w, wake
 }

@@ -412,7 +412,7 @@ func TestTrials(t *testing.T) {
 		by   time.Duration
 		want string // carriers then
 	}{
-		{"the path is full", func(_ *simCarrier, n int) float64 { return most / float64(n) }, 10 * time.Second, "tls active, udp spare"},
+		{"the path is full", func(_ *simCarrier, n int) float64 { return most / float64(n) }, 16 * time.Second, "tls active, udp spare"},
 		{"each has a limit", func(_ *simCarrier, n int) float64 { return most / 8 }, 20 * time.Second, "tls active, tls active, udp active"},
 		{"one is policed", func(c *simCarrier, n int) float64 {
 			if c.route == tlsA {
@@ -424,8 +424,8 @@ func TestTrials(t *testing.T) {
 			if c.route == udpA {
 				return 60e3
 			}
-			return most / 2
-		}, 12 * time.Second, "tls active, udp spare"},
+			return most / float64(n)
+		}, 16 * time.Second, "tls active, udp spare"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			run(t, func(s *sim, _ *Config) { s.moving, s.rate = true, c.rate }, both, func(t *testing.T, s *sim) {
@@ -436,6 +436,29 @@ func TestTrials(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Under the policy single the better of two stays alone.
+func TestSwap(t *testing.T) {
+	run(t, func(s *sim, cfg *Config) {
+		cfg.Policy, s.moving = Single, true
+		s.rate = func(c *simCarrier, n int) float64 {
+			if c.route == tlsA {
+				return 100e3
+			}
+			return 2e6
+		}
+	}, both, func(t *testing.T, s *sim) {
+		for range 600 {
+			s.let(100 * time.Millisecond)
+			if n := len(s.states()); n > 3 {
+				t.Fatalf("%d carriers", n)
+			}
+		}
+		if l := strings.Join(s.states(), ", "); !strings.Contains(l, "udp active") { // a trial may be on
+			t.Errorf("there are %q", l)
+		}
+	})
 }
 
 // A second connection like the first is tried too, and not more than R2 allows.

@@ -14,7 +14,7 @@ const (
 	// sampleEvery is how often what moved is looked at.
 	sampleEvery = 500 * time.Millisecond
 	// bulkSamples in a row with more than bulkLeast each are a large transfer.
-	bulkSamples = 6
+	bulkSamples = 4
 	bulkLeast   = 2 << 10 // bytes a sample
 	// A transfer that falls below a collapse-th of what it had been is throttled, if
 	// another way shows that more is possible.
@@ -25,12 +25,13 @@ const (
 	trialWarm    = time.Second
 	trialSamples = 4
 	// gain is how much more must move for the carrier to stay.
-	gain = 1.2
-	// After a trial without gain the next one waits trialAgain, four times as long
-	// each time up to maxTrialAgain; after one with gain, trialNext.
-	trialAgain    = 10 * time.Second
+	gain = 1.12
+	// After a trial with gain the next one waits trialNext, and so it does after the
+	// first without, which is followed by one of the other kind. From the second on
+	// it waits trialAgain, four times as long each time up to maxTrialAgain.
+	trialNext     = 2 * time.Second
+	trialAgain    = 20 * time.Second
 	maxTrialAgain = 10 * time.Minute
-	trialNext     = 3 * time.Second
 	// A carrier that moves less than a slowShare-th of all, for slowSamples, holds up
 	// more than it helps. If it moves less than throttled (the policers of row R5
 	// leave 130..150 kbit/s) and did so before the others came, its path is taken for
@@ -54,12 +55,14 @@ type trial struct {
 	extra  int // carriers beyond the first that proved of use
 	after  time.Time
 	again  time.Duration
+	lost   int  // trials without gain
 	alike  bool // the next trial is of a carrier like the one in use
 	begun  time.Time
 	base   float64         // before the trial
 	fell   bool            // it began because less moved than before
 	before map[uint32]bool // active carriers then
 	n      uint32          // the carrier on trial
+	least  uint32          // the one to do without first
 	joined time.Time       // when it was active
 	slow   map[uint32]int  // samples in a row in which a carrier was slow
 }
@@ -120,7 +123,7 @@ func (t *trial) sample(now time.Time) bool {
 
 // end forgets the transfer.
 func (t *trial) end() {
-	*t = trial{moved: t.moved, after: t.after, again: t.again, alike: t.alike}
+	*t = trial{moved: t.moved, after: t.after, again: t.again, lost: t.lost, alike: t.alike}
 }
 
 // try looks at what moves and decides how many carriers should share it, and which
@@ -132,7 +135,7 @@ func (k *Keeper) try(v View, now time.Time) (active int, least uint32, wake time
 		return 1, 0, time.Time{}
 	}
 	if !t.sample(now) {
-		return k.tryActive(), t.least(), t.sampled.Add(sampleEvery)
+		return k.tryActive(), t.least, t.sampled.Add(sampleEvery)
 	}
 	wake = now.Add(sampleEvery)
 	if t.still > bulkSamples {
@@ -161,7 +164,7 @@ func (k *Keeper) try(v View, now time.Time) (active int, least uint32, wake time
 	if len(t.rates) >= bulkSamples/2 && t.begun.IsZero() {
 		t.best = max(t.best*0.98, half)
 	}
-	return k.tryActive(), t.least(), wake
+	return k.tryActive(), t.least, wake
 }
 
 func (k *Keeper) tryActive() int {
@@ -172,12 +175,9 @@ func (k *Keeper) tryActive() int {
 	return n
 }
 
-// least is the carrier that arrange demotes first.
-func (t *trial) least() uint32 { return t.n }
-
 func (t *trial) begin(v View, base float64, fell bool, now time.Time) {
 	t.fell = fell
-	t.begun, t.base, t.n, t.joined = now, base, 0, time.Time{}
+	t.begun, t.base, t.n, t.least, t.joined = now, base, 0, 0, time.Time{}
 	t.before = map[uint32]bool{}
 	for _, c := range v.Carriers {
 		if c.State == wire.CarrierActive {
@@ -199,16 +199,28 @@ func (k *Keeper) judge(v View, now time.Time) {
 	case on == nil && t.n == 0 && now.Sub(t.begun) < trialReach:
 		return
 	case on == nil: // there is none, or it died
-		t.n = 0
+		t.n, t.least = 0, 0
 		t.over(false, now)
 		return
 	case t.n != on.N:
-		t.n, t.joined = on.N, now
+		t.n, t.least, t.joined = on.N, on.N, now
 	}
 	if now.Sub(t.joined) < trialWarm+trialSamples*sampleEvery {
 		return
 	}
 	won := t.mean(trialSamples) >= gain*t.base
+	if k.cfg.Policy == Single {
+		// The better one stays alone.
+		if won = on.Rate >= gain*t.base; won {
+			t.least = 0
+			for n := range t.before {
+				t.least = max(t.least, n)
+			}
+		}
+		k.log.Debug("another carrier was tried", "relay", k.relay(), "before", int(t.base), "now", int(on.Rate), "stays", won)
+		t.over(false, now)
+		return
+	}
 	k.log.Debug("one more carrier was tried", "relay", k.relay(), "before", int(t.base), "now", int(t.mean(trialSamples)), "stays", won)
 	t.over(won, now)
 }
@@ -218,13 +230,17 @@ func (t *trial) over(won bool, now time.Time) {
 	t.begun = time.Time{}
 	if won {
 		t.extra++
-		t.n = 0
+		t.n, t.least = 0, 0
 		t.best = max(t.best, t.mean(trialSamples))
 		t.again, t.after = 0, now.Add(trialNext)
 		return
 	}
 	t.best = min(t.best, t.base) // less is all there is
 	t.alike = !t.alike
+	if t.lost++; t.lost%2 == 1 {
+		t.after = now.Add(trialNext)
+		return
+	}
 	t.again = min(max(trialAgain, 4*t.again), maxTrialAgain)
 	t.after = now.Add(jitter(t.again))
 }
@@ -266,7 +282,7 @@ func (k *Keeper) dropSlow(v View, now time.Time) {
 		}
 		switch {
 		case t.n != 0 && t.n != n && !t.begun.IsZero(): // the one on trial takes its place
-			t.n, t.begun = 0, time.Time{}
+			t.n, t.least, t.begun = 0, 0, time.Time{}
 			t.best = 0
 			t.again, t.after = 0, now.Add(trialAgain)
 		case t.extra > 0:

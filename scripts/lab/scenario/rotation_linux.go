@@ -47,6 +47,9 @@ const (
 	// measured before it.
 	trialRate = 8 * time.Second
 	beginning = 5 * time.Second
+	// steady is how long Busel has to find out which carriers carry most: it tries
+	// one over each transport beside those in use.
+	steady = 20 * time.Second
 	// stopped is how long the client is stopped for.
 	stopped = time.Minute
 )
@@ -737,7 +740,7 @@ func (b *Bout) rates(ctx context.Context) (t Trial, err error) {
 		if err != nil {
 			return err
 		}
-		rate, err := rateOf(ctx, r.down.gauge, beginning+trialRate, trialRate)
+		rate, err := rateOf(ctx, r.down.gauge, steady+trialRate, trialRate)
 		t.Figures = append(t.Figures, Figure{name, "Mbit/s", rate})
 		down, _ := r.finish(ctx)
 		if down.Fate != Survived || t.Down.Fate == None {
