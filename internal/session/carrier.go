@@ -64,6 +64,7 @@ type attachment struct {
 	waiting  time.Time // when something became outstanding
 	lastRecv time.Time
 	dataAt   time.Time     // when data came last
+	sentAt   time.Time     // when data was sent last
 	streak   time.Time     // since when it came without a pause
 	fresh    bool          // lately
 	lull     time.Duration // the longest silence of late that was none
@@ -453,10 +454,12 @@ func (a *attachment) done(now time.Time) (over bool, next time.Time) {
 	c, wait := a.c, max(a.rtt, minLinger)
 	switch {
 	case a.inflight == 0 && c.gaps == 0:
-	case a.inflight == 0 || !c.client || !a.heads() || !c.other(a):
+	case a.inflight == 0 || !a.heads() || !c.other(a):
 		return false, next // what it carried may have come, and wait for another carrier
-	default:
+	case c.client:
 		wait *= 2
+	default: // the client goes first, if it knows
+		wait = max(4*wait, probeAfter)
 	}
 	next = later(a.lastRecv, a.spentAt).Add(wait)
 	return !now.Before(next), next
@@ -521,6 +524,7 @@ func (a *attachment) fill() bool {
 	}
 	now := time.Now()
 	if moved {
+		a.sentAt = now
 		c.moved(now)
 		c.spend(a, now)
 	}
@@ -563,6 +567,9 @@ func (a *attachment) gotPong(p [8]byte) {
 		return
 	}
 	a.pingOut = false
+	if a.inflight > 0 && a.pingAt.Sub(a.sentAt) >= probeAfter {
+		a.c.queryDue = true // its ACK may be lost on a carrier that nobody misses
+	}
 	rtt := max(time.Since(a.pingAt), time.Microsecond)
 	if a.best == 0 || rtt < a.best {
 		a.best = rtt
