@@ -302,6 +302,19 @@ func (c *core) requeue(a *attachment) {
 	c.windowDue = true
 }
 
+// queryAll asks for an ACK of all streams that carriers have unacknowledged data of.
+func (c *core) queryAll() {
+	for s := range c.all {
+		for ch := s.head; ch != nil && ch != s.next; ch = ch.next {
+			if ch.on != nil {
+				s.query = true
+				s.addChore()
+				break
+			}
+		}
+	}
+}
+
 // writeLoop lets the carrier pull frames until it is dead.
 func (c *core) writeLoop(a *attachment) {
 	for {
@@ -772,6 +785,10 @@ func (c *core) readLoop(a *attachment) {
 			c.log.Warn("peer broke the protocol", "carrier", a.n, "err", err)
 			c.onBroken(err)
 		}
+		if c.queryDue {
+			c.queryDue = false
+			c.queryAll()
+		}
 		if a.budget > 0 && !a.dead {
 			c.spend(a, a.lastRecv)
 		}
@@ -834,11 +851,12 @@ func (a *attachment) due() time.Time {
 	if a.suspect {
 		return from.Add(min(lostAfter+queued, deadAfter))
 	}
-	rtt := a.rtt
-	if rtt == 0 {
-		rtt = defaultRTT
+	best := a.best
+	if best == 0 {
+		best = defaultRTT
 	}
-	wait := max(4*rtt, suspectMin, a.lull+a.lull/2)
+	// In silence the queues that made a round trip long are empty.
+	wait := max(4*best, 2*a.rtt, suspectMin, a.lull+a.lull/2)
 	if !a.pingOut {
 		wait += a.quiet()
 	}
@@ -857,7 +875,9 @@ func (a *attachment) outlived(since time.Time) bool {
 
 // quiet is how long a carrier with unacknowledged data is silent in good health,
 // and some more: until it is asked for a PONG.
-func (a *attachment) quiet() time.Duration { return a.rtt + ackDelay + 100*time.Millisecond }
+func (a *attachment) quiet() time.Duration {
+	return max(a.best, a.rtt/2) + ackDelay + 100*time.Millisecond
+}
 
 // steady reports whether data came without a pause for a while: then a pause means
 // something sooner.
@@ -877,7 +897,7 @@ func (a *attachment) probeAt() time.Time {
 			return a.owedSince().Add(wait)
 		}
 	case a.probe && a.steady():
-		return a.lastRecv.Add(max(2*a.rtt, steadyProbe))
+		return a.lastRecv.Add(max(2*a.best, steadyProbe))
 	case a.inflight > 0:
 		return a.owedSince().Add(a.quiet())
 	case a.probe || c.gaps > 0:

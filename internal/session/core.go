@@ -200,6 +200,7 @@ type core struct {
 	ackFlush     bool
 	ackAt        time.Time
 	dataAt       time.Time // when STREAM frames came last
+	queryDue     bool      // ask for the ACKs of all streams
 	movedAt      time.Time // when bytes of streams or datagrams moved last
 	moving       bool      // lately
 	nextTick     time.Time
@@ -665,14 +666,17 @@ func (c *core) gotCarrier(a *attachment, f *wire.Frame) {
 	n := uint32(f.ID)
 	b := c.carrier(n)
 	switch {
+	case f.State == wire.CarrierDropped && b == nil:
+		// The peer may have answered over it after we had lost it.
+		c.queryDue = true
+		if !c.client {
+			c.onUsed(n)
+		}
 	case f.State == wire.CarrierDropped && c.client:
-		if b != nil { // it knows by what it misses, or was told by a reset
-			c.detach(b, &transport.CarrierError{Failure: transport.Frozen, Err: ErrDropped})
-		}
+		// The relay knows by what it misses, or was told by a reset.
+		c.detach(b, &transport.CarrierError{Failure: transport.Frozen, Err: ErrDropped})
 	case f.State == wire.CarrierDropped:
-		if b != nil {
-			c.detach(b, ErrDropped)
-		}
+		c.detach(b, ErrDropped)
 		c.onUsed(n)
 	case c.client:
 		a.confirmed = a.confirmed || n == a.n

@@ -138,6 +138,9 @@ func (s *Server) Admit(h *wire.Hello, known bool) (*wire.Accept, *Admission) {
 		}
 		s.dropped(n)
 	}
+	if len(h.Dropped) > 0 {
+		c.queryAll() // it may have answered over one after we had lost it
+	}
 	ad := &Admission{s: s, a: c.newAttachment(h.Carrier)}
 	accept := &wire.Accept{Status: wire.StatusOK, SessionLife: s.cfg.SessionLife}
 	if s.virgin && h.Mode == wire.ModeResume {

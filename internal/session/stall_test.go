@@ -2,13 +2,16 @@ package session_test
 
 import (
 	"context"
+	"fmt"
 	"io"
+	mrand "math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"busel/internal/flow"
 	"busel/internal/session"
+	"busel/internal/wire"
 	tt "busel/transport/transporttest"
 )
 
@@ -134,3 +137,181 @@ func TestUnreadUploads(t *testing.T) {
 type endlessZeros struct{}
 
 func (endlessZeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// warm keeps a spare beside the active carrier and promotes it as rotation does: when
+// the active one is suspect or gone.
+func (w *world) warm(cfg func() tt.LinkConfig) {
+	w.wg.Go(func() {
+		for w.ctx.Err() == nil {
+			v, changed := w.client.View()
+			healthy, spare := 0, uint32(0)
+			for _, a := range v.Carriers {
+				switch {
+				case a.Suspect:
+				case a.State == wire.CarrierSpare:
+					spare = a.N
+				default:
+					healthy++
+				}
+			}
+			switch {
+			case healthy == 0 && spare != 0:
+				w.client.Set(spare, wire.CarrierActive)
+			case healthy == 0:
+				w.dial(cfg())
+				synctest.Wait()
+			case spare == 0:
+				w.dialFor(session.CarrierOptions{State: wire.CarrierSpare}, cfg())
+				synctest.Wait()
+			}
+			select {
+			case <-changed:
+			case <-w.ctx.Done():
+			}
+		}
+	})
+}
+
+// A running transfer whose carrier freezes goes on over the spare soon: issue 5 asks
+// for two seconds at a round trip of 100 ms.
+func TestFrozenTransfer(t *testing.T) {
+	for _, up := range []bool{false, true} {
+		for name, freeze := range map[string][]tt.Side{"both ways": {tt.Client, tt.Relay}, "down": {tt.Client}, "up": {tt.Relay}} {
+			t.Run(fmt.Sprintf("%s, upload %t", name, up), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					moved := make(chan int, 1000)
+					w := newWorld(t, func(ctx context.Context, s *session.Stream, dst flow.Addr) {
+						if up {
+							defer s.Close()
+							for buf := make([]byte, 32<<10); ; {
+								n, err := s.Read(buf)
+								if err != nil {
+									return
+								}
+								moved <- n
+							}
+						}
+						source(ctx, s, dst)
+					})
+					defer w.stop()
+					w.delay = 50 * time.Millisecond
+					w.warm(func() tt.LinkConfig { return tt.LinkConfig{Rate: 1.25e6, Capacity: 128 << 10} })
+					s := w.open(flow.Addr{Name: "endless", Port: endless})
+					defer s.Close()
+					go func() {
+						if up {
+							io.Copy(struct{ io.Writer }{s}, endlessZeros{})
+							return
+						}
+						for buf := make([]byte, 32<<10); ; {
+							n, err := s.Read(buf)
+							if err != nil {
+								return
+							}
+							moved <- n
+						}
+					}()
+					var worst time.Duration
+					for range 5 {
+						time.AfterFunc(5*time.Second, func() {
+							for _, side := range freeze {
+								w.link().Freeze(side)
+							}
+						})
+						last := time.Now()
+						for over := time.After(12 * time.Second); ; {
+							select {
+							case <-moved:
+								if d := time.Since(last); d > worst {
+									worst = d
+								}
+								last = time.Now()
+								continue
+							case <-over:
+							}
+							break
+						}
+						if d := time.Since(last); d > worst {
+							worst = d
+						}
+					}
+					t.Log(worst)
+					if worst > 1600*time.Millisecond {
+						t.Errorf("it stood for %v", worst)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Slow paths, and those whose TCP waits for what was lost, are not suspect often.
+func TestSlowIsNotFrozen(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		rate     float64
+		capacity int
+		delay    time.Duration
+		chance   int // of 1000 frames to be late
+		late     time.Duration
+		most     int // suspicions within two minutes
+	}{
+		{"256 kbit/s, 160 ms, 2% lost", 32e3, 64 << 10, 80 * time.Millisecond, 20, 500 * time.Millisecond, 2},
+		{"256 kbit/s, deep queue", 32e3, 256 << 10, 80 * time.Millisecond, 0, 0, 1},
+		{"64 kbit/s, 40% lost", 8e3, 32 << 10, 100 * time.Millisecond, 200, 2 * time.Second, 6},
+		{"100 Mbit/s, 1% lost", 12.5e6, 1 << 20, 50 * time.Millisecond, 2, 300 * time.Millisecond, 2},
+	} {
+		for _, name := range []string{"down", "up"} {
+			t.Run(tc.name+", "+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t, serve)
+					defer w.stop()
+					w.delay = tc.delay
+					rng := mrand.New(mrand.NewPCG(3, 3))
+					cfg := tt.LinkConfig{Rate: tc.rate, Capacity: tc.capacity}
+					if tc.chance > 0 {
+						cfg.Stall = func() time.Duration {
+							if rng.IntN(1000) >= tc.chance {
+								return 0
+							}
+							return time.Duration(rng.Int64N(int64(2 * tc.late)))
+						}
+					}
+					if _, _, err := w.dial(cfg); err != nil {
+						t.Fatal(err)
+					}
+					s := w.open(flow.Addr{Name: name, Port: endless})
+					defer s.Close()
+					if name == "up" {
+						go io.Copy(struct{ io.Writer }{s}, endlessZeros{})
+					} else {
+						go io.Copy(io.Discard, struct{ io.Reader }{s})
+					}
+					w.until("carrier", func(v session.View) bool { return len(v.Carriers) == 1 })
+					suspicions, was := 0, false
+					for over := time.After(2 * time.Minute); ; {
+						v, changed := w.client.View()
+						if len(v.Carriers) == 0 {
+							t.Fatal("it was given up")
+						}
+						if now := v.Carriers[0].Suspect; now != was {
+							if was = now; now {
+								suspicions++
+							}
+						}
+						select {
+						case <-changed:
+							continue
+						case <-over:
+						}
+						break
+					}
+					t.Logf("%d suspicions", suspicions)
+					if suspicions > tc.most {
+						t.Errorf("%d suspicions", suspicions)
+					}
+				})
+			})
+		}
+	}
+}
