@@ -831,11 +831,10 @@ func (a *attachment) due() time.Time {
 	}
 	from := a.owedSince()
 	// What lies in buffers on the way needs its time.
-	queued := time.Duration(0)
-	if a.delivered.rate > 0 {
-		queued = min(time.Duration(float64(a.carrying)/a.delivered.rate*float64(time.Second)), deadAfter)
-	} else if a.carrying > 0 {
-		queued = time.Second
+	// What was acknowledged of little says little of the rate.
+	queued := time.Duration(float64(a.carrying) / max(a.delivered.rate, slowRate) * float64(time.Second))
+	if a.delivered.rate == 0 {
+		queued = min(queued, time.Second)
 	}
 	if !c.client {
 		// A client judges, but it cannot know what should have come.

@@ -99,6 +99,8 @@ const (
 	steadyProbe = 250 * time.Millisecond
 	// lullSpan is how long a silence that ended well counts in full.
 	lullSpan = 10 * time.Second
+	// slowRate is the least that a path is believed to pass, in bytes a second.
+	slowRate = 8 << 10
 	// relayPatience is how long a relay waits for a sign of life from one carrier
 	// while it hears the client on another.
 	relayPatience = 3 * time.Second

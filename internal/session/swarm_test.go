@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	mrand "math/rand/v2"
 	"os"
@@ -270,6 +269,6 @@ func swarm(t *testing.T, seed uint64) {
 	time.Sleep(2 * time.Minute)
 	synctest.Wait()
 	if here, there := w.client.Stats(), w.server().Stats(); here.Streams+there.Streams != 0 {
-		t.Error(fmt.Sprintf("schedule %d: streams are left\nclient\n%s\nrelay\n%s", seed, w.client.Dump(), w.server().Dump()))
+		t.Errorf("schedule %d: streams are left\nclient\n%s\nrelay\n%s", seed, w.client.Dump(), w.server().Dump())
 	}
 }
