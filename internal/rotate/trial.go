@@ -98,6 +98,12 @@ func (t *trial) bulk() bool {
 	return true
 }
 
+// steady reports whether the transfer does not gather speed by itself.
+func (t *trial) steady() bool {
+	now, n := t.mean(2), len(t.rates)
+	return n >= 4 && now <= 1.15*(t.rates[n-3]+t.rates[n-4])/2
+}
+
 // sample takes one if it is due, and reports whether it was.
 func (t *trial) sample(now time.Time) bool {
 	d := now.Sub(t.sampled)
@@ -158,7 +164,7 @@ func (k *Keeper) try(v View, now time.Time) (active int, least uint32, wake time
 		// Less than before: never mind when the next trial was to be.
 		t.alike = false
 		t.begin(v, t.lower(), true, now)
-	case t.bulk() && !now.Before(t.after) && 1+t.extra < bondMost:
+	case t.bulk() && t.steady() && !now.Before(t.after) && 1+t.extra < bondMost:
 		t.begin(v, half, false, now)
 	}
 	if len(t.rates) >= bulkSamples/2 && t.begun.IsZero() {
