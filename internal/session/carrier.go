@@ -511,10 +511,10 @@ func (a *attachment) fill() bool {
 		a.add(transport.LaneControl, wire.Frame{Type: wire.Pong, Ping: a.pongs[0]})
 		a.pongs = a.pongs[1:]
 	}
+	if a.pingDue && a.proven && a.space() {
+		a.ping(time.Now()) // before data, whose time it would measure
+	}
 	if !a.open {
-		if a.pingDue && a.proven && a.space() {
-			a.ping(time.Now())
-		}
 		if a.spent && c.open == 0 { // the last words have no other way
 			c.fillControl(a)
 			if c.ackFlush {
@@ -532,7 +532,7 @@ func (a *attachment) fill() bool {
 	if c.ackFlush || len(a.batch) > 0 {
 		c.fillAcks(a)
 	}
-	if len(a.batch) == 0 && !a.pingDue {
+	if len(a.batch) == 0 {
 		return false
 	}
 	now := time.Now()
@@ -542,8 +542,6 @@ func (a *attachment) fill() bool {
 		c.spend(a, now)
 	}
 	switch {
-	case a.pingDue:
-		a.ping(now)
 	case a.pingOut || len(a.batch) == echoes:
 	case now.Sub(a.pingAt) >= pingEvery && (a.inflight > 0 || c.client && a.probe),
 		c.client && (now.Sub(a.lastRecv) >= probeAfter || a.steady() && a.probe && now.Sub(a.lastRecv) >= ackDelay):
