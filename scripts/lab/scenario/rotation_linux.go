@@ -384,7 +384,12 @@ func (b *Bout) blackout(ctx context.Context) (t Trial, err error) {
 // patience measures what a client costs that cannot reach anybody, with transfers
 // that wait.
 func (b *Bout) patience(ctx context.Context) (t Trial, err error) {
-	const begins, long = 3 * time.Second, time.Minute
+	// What the first dials need is there by then; from then on nothing may pile up.
+	const begins = 15 * time.Second
+	long := time.Minute
+	if b.Long {
+		long = 10 * time.Minute
+	}
 	r, err := b.lead(ctx, &t)
 	if err != nil || t.Moot != "" {
 		return t, err

@@ -141,9 +141,9 @@ func Rotation() []Row {
 		},
 		{
 			Name: "blackout-cpu", Rows: []string{"B4"},
-			What: "nothing passes for 60 s, and transfers wait",
+			What: "nothing passes, and transfers wait: the 60 s that follow the first 15",
 			play: playPatience, rules: []string{"s12-shutdown"}, apart: 3,
-			Want: Limits{Figures: []Bound{{Name: "processor", Limit: 1}, {Name: "growth", Limit: 1000}}},
+			Want: Limits{Figures: []Bound{{Name: "processor", Limit: 1}, {Name: "growth", Limit: 2000}}},
 		},
 	}
 }

@@ -57,7 +57,7 @@ func minsk2020() Story {
 			{"9 August, morning: news sites are reset while saying hello", minute, []string{"s1-rst-gfw"}, Path{}, true, ""},
 			{"Noon: name servers lie, and plain HTTP is led to look-alikes", minute, []string{"s1-rst-gfw", "dns-lie", "http-redirect"}, Path{}, true, ""},
 			{"Evening: VPN protocols are dropped, and whatever looks random", minute, []string{"s1-rst-gfw", "dns-lie", "s7-fully-encrypted", "s12-protocols"}, Path{}, true, ""},
-			{"20:00: connections to port 443 abroad are reset", 45 * time.Second, []string{"port443-rst", "dns-lie"}, mobile, true, ""},
+			{"20:00: connections to port 443 abroad are reset", 45 * time.Second, []string{"port443-rst", "dns-lie"}, mobile, true, untilLatency},
 			{"Night: all TLS to abroad is filtered, mobile networks are slow", minute, []string{"s1-rst-all-tls", "dns-lie"}, mobile, true, untilLatency},
 			{"10 August: the country is offline", 75 * time.Second, []string{"s12-shutdown"}, Path{}, false, ""},
 			{"A window of half a minute", 30 * time.Second, []string{"s1-rst-gfw", "dns-lie"}, mobile, true, untilLatency},
