@@ -160,7 +160,7 @@ func (p *Path) left(failure transport.Failure, lived time.Duration, now time.Tim
 	}
 	p.State, p.Since = Known, now
 	switch {
-	case failure == transport.Throttled, failure != "" && lived < settled:
+	case failure != "" && lived < settled:
 		p.rest(now)
 	case p.Retry.After(now):
 		p.State = Resting

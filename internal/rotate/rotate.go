@@ -178,6 +178,7 @@ type held struct {
 	budget uint64
 	spent  bool
 	usable bool      // when last seen
+	peak   float64   // the most that it carried of late, bytes/s
 	left   bool      // we have given it up, or made it a spare
 	seen   bool      // in the session's view
 	gone   time.Time // from there
@@ -531,8 +532,8 @@ func (k *Keeper) Paths() []Path {
 	defer k.mu.Unlock()
 	var paths []Path
 	for _, p := range k.paths {
-		if p.fallback && p.State == Untried && p.Failures == 0 {
-			continue // an oddity that nobody needed
+		if (p.fallback || p.Route.Detour) && p.State == Untried && p.Failures == 0 {
+			continue // an oddity or a detour that nobody needed
 		}
 		paths = append(paths, *p)
 	}

@@ -412,7 +412,7 @@ func TestTrials(t *testing.T) {
 		by   time.Duration
 		want string // carriers then
 	}{
-		{"the path is full", func(_ *simCarrier, n int) float64 { return most / float64(n) }, 16 * time.Second, "tls active, udp spare"},
+		{"the path is full", func(_ *simCarrier, n int) float64 { return most / float64(n) }, 17 * time.Second, "tls active, udp spare"},
 		{"each has a limit", func(_ *simCarrier, n int) float64 { return most / 8 }, 20 * time.Second, "tls active, tls active, udp active"},
 		{"one is policed", func(c *simCarrier, n int) float64 {
 			if c.route == tlsA {

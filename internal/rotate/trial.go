@@ -19,6 +19,10 @@ const (
 	// A transfer that falls below a collapse-th of what it had been is throttled, if
 	// another way shows that more is possible.
 	collapse = 4
+	// calmFor is how long after a carrier was left for that it shows whether another
+	// one does better. A carrier's best rate fades by peakDecay with each sample.
+	calmFor   = 3 * time.Second
+	peakDecay = 0.98
 	// A trial has trialReach to get its carrier, which then has trialWarm to get up
 	// to speed before trialSamples are taken.
 	trialReach   = 6 * time.Second
@@ -59,12 +63,15 @@ type trial struct {
 	alike  bool // the next trial is of a carrier like the one in use
 	begun  time.Time
 	base   float64         // before the trial
-	fell   bool            // it began because less moved than before
 	before map[uint32]bool // active carriers then
 	n      uint32          // the carrier on trial
 	least  uint32          // the one to do without first
 	joined time.Time       // when it was active
 	slow   map[uint32]int  // samples in a row in which a carrier was slow
+
+	blamed *Path     // for a collapse; nil if none is
+	worth  float64   // what moved then, bytes/s
+	calm   time.Time // when it shows whether that was right, and no other is blamed before
 }
 
 // mean of the last n samples.
@@ -150,22 +157,22 @@ func (k *Keeper) try(v View, now time.Time) (active int, least uint32, wake time
 	}
 	k.dropSlow(v, now)
 	half := t.mean(bulkSamples / 2)
+	fell := k.leaveCollapsed(v, now)
 	switch {
+	case fell && t.begun.IsZero():
+		t.alike = false
+		t.begin(v, t.lower(), now)
 	case !t.begun.IsZero() && t.alike && t.mean(2) < t.base/collapse:
 		// Something else happens meanwhile: both are alike in that, too.
 		best := t.base
 		t.over(false, now)
 		t.best, t.alike = best, false
-		t.begin(v, t.lower(), true, now)
+		t.begin(v, t.lower(), now)
 	case !t.begun.IsZero():
 		k.judge(v, now)
 	case !k.healthy:
-	case t.best > 0 && t.mean(2) < t.best/collapse && t.lower() > 0:
-		// Less than before: never mind when the next trial was to be.
-		t.alike = false
-		t.begin(v, t.lower(), true, now)
 	case t.bulk() && t.steady() && !now.Before(t.after) && 1+t.extra < bondMost:
-		t.begin(v, half, false, now)
+		t.begin(v, half, now)
 	}
 	if len(t.rates) >= bulkSamples/2 && t.begun.IsZero() {
 		t.best = max(t.best*0.98, half)
@@ -181,8 +188,7 @@ func (k *Keeper) tryActive() int {
 	return n
 }
 
-func (t *trial) begin(v View, base float64, fell bool, now time.Time) {
-	t.fell = fell
+func (t *trial) begin(v View, base float64, now time.Time) {
 	t.begun, t.base, t.n, t.least, t.joined = now, base, 0, 0, time.Time{}
 	t.before = map[uint32]bool{}
 	for _, c := range v.Carriers {
@@ -251,6 +257,53 @@ func (t *trial) over(won bool, now time.Time) {
 	t.after = now.Add(jitter(t.again))
 }
 
+// leaveCollapsed looks for a transfer that falls to a small part of what it had
+// been, and reports whether it found one and another carrier must come first. Else it
+// gives up the carrier that had carried most and hardly carries anything now: what it
+// has on the way would hold up the rest for as long as the policer that lost it likes.
+func (k *Keeper) leaveCollapsed(v View, now time.Time) (fell bool) {
+	t := &k.trial
+	if t.blamed != nil && !now.Before(t.calm) {
+		if t.mean(2) >= collapse*max(t.worth, 1) { // it was right
+			t.blamed.Failure = transport.Throttled
+			t.blamed.rest(now)
+			k.note(t.blamed)
+		}
+		t.blamed = nil
+	}
+	var (
+		worst  *held
+		n      uint32
+		others int
+	)
+	for i := range v.Carriers {
+		c := &v.Carriers[i]
+		h := k.held[c.N]
+		if h == nil || h.left || c.Suspect || c.Spent {
+			continue
+		}
+		h.peak = max(h.peak*peakDecay, c.Rate)
+		others++
+		if c.State == wire.CarrierActive && c.Busy && c.Rate < throttled && c.Rate*slowShare < h.peak && (worst == nil || h.peak > worst.peak) {
+			worst, n = h, c.N
+		}
+	}
+	if t.best == 0 || t.mean(2) >= t.best/collapse || worst == nil || now.Before(t.calm) {
+		return false
+	}
+	if others < 2 {
+		return true
+	}
+	worst.left = true
+	t.blamed, t.worth, t.calm = worst.path, t.mean(2), now.Add(calmFor)
+	t.begun, t.n, t.least, t.extra = time.Time{}, 0, 0, max(t.extra-1, 0)
+	t.after = later(t.after, t.calm)
+	k.after = append(k.after, func() {
+		k.cfg.Session.Drop(n, &transport.CarrierError{Failure: transport.Throttled, Err: errThrottled})
+	})
+	return false
+}
+
 // dropSlow gives up carriers that hold up more than they help.
 func (k *Keeper) dropSlow(v View, now time.Time) {
 	t := &k.trial
@@ -275,8 +328,10 @@ func (k *Keeper) dropSlow(v View, now time.Time) {
 		delete(slow, c.N)
 		n := c.N
 		switch {
-		case c.Rate < throttled && t.before[n] && (t.fell || t.base < throttled):
+		case c.Rate < throttled && t.before[n] && t.base < throttled && c.Rate*slowShare < total:
 			h.left = true
+			h.path.Failure = transport.Throttled
+			h.path.rest(now)
 			k.after = append(k.after, func() {
 				k.cfg.Session.Drop(n, &transport.CarrierError{Failure: transport.Throttled, Err: errThrottled})
 			})
