@@ -195,7 +195,8 @@ func TestBorrowedCover(t *testing.T) {
 		}
 	}
 	<-done
-	if n := c.status(t).Moves; n < 3 {
+	// Three TLS connections a minute are at hand, and one every 5 s after them.
+	if n := c.status(t).Moves; n < 2 {
 		t.Errorf("the client moved %d times", n)
 	}
 	// Led to the real site, the client says nothing covert: no proof comes.

@@ -13,8 +13,8 @@ const (
 	// speak of such a limit, and frozenAge the longest it may have lived.
 	frozenYoung = 64 << 10
 	frozenAge   = time.Minute
-	// frozenRow is how many in a row tell.
-	frozenRow = 2
+	// frozenRow is how many in a row tell: on a slow and lossy path two may, by chance.
+	frozenRow = 3
 	// A budget begins with usualBudget, shrinks when carriers freeze within it, and
 	// grows by growBudget when cleanRow in a row did not.
 	usualBudget = 8 << 10
@@ -26,8 +26,12 @@ const (
 	// dialled at a time.
 	budgetMost     = 6
 	budgetTogether = 4
-	// budgetTerm is after how long it is tried again without.
-	budgetTerm = 10 * time.Minute
+	// It is tried again without after budgetTerm, twice as long each time that one
+	// without froze at once, up to maxBudgetTerm.
+	budgetTerm    = 15 * time.Second
+	maxBudgetTerm = 10 * time.Minute
+	// sureBudget is how often that must have happened for the budget to be remembered.
+	sureBudget = 2
 )
 
 // budget learns whether flows freeze after so many bytes.
@@ -35,9 +39,11 @@ type budget struct {
 	never  bool   // another policy was asked for
 	always bool   // the user asked for it
 	bytes  uint64 // 0: there is no limit
+	last   uint64 // before it was tried without
 	young  int    // carriers in a row that froze young
 	clean  int    // in a row that were spent before they froze
 	until  time.Time
+	terms  int // in a row
 }
 
 func (b *budget) init(cfg Config) {
@@ -52,12 +58,17 @@ func (b *budget) init(cfg Config) {
 func (b *budget) recall(bytes uint64) {
 	if !b.never && !b.always && bytes > 0 && b.bytes == 0 {
 		b.bytes = min(max(bytes, minBudget), maxBudget)
-		b.until = time.Now().Add(budgetTerm)
+		b.terms = sureBudget
+		b.until = time.Now().Add(b.term())
 	}
 }
 
+// term is how long the budget holds until it is tried without.
+func (b *budget) term() time.Duration { return min(budgetTerm<<min(b.terms, 6), maxBudgetTerm) }
+
+// learned is what is worth remembering.
 func (b *budget) learned() uint64 {
-	if b.always {
+	if b.always || b.terms < sureBudget {
 		return 0
 	}
 	return b.bytes
@@ -69,7 +80,7 @@ func (b *budget) now(now time.Time) uint64 {
 		return 0
 	}
 	if !b.always && b.bytes > 0 && !b.until.IsZero() && now.After(b.until) {
-		b.bytes, b.young, b.clean, b.until = 0, frozenRow-1, 0, time.Time{} // one more tells
+		b.last, b.bytes, b.young, b.clean, b.until = b.bytes, 0, frozenRow-1, 0, time.Time{} // one more tells
 	}
 	return b.bytes
 }
@@ -83,15 +94,19 @@ func (b *budget) ended(h *held, failure transport.Failure, lived time.Duration, 
 	froze := failure == transport.Frozen && lived < frozenAge && h.moved < frozenYoung
 	switch {
 	case h.moved >= frozenYoung && h.budget == 0:
-		b.young = 0
+		b.young, b.terms = 0, 0
 		if !b.always {
-			b.bytes = 0
+			b.bytes, b.last = 0, 0
 		}
 	case froze && h.budget == 0:
 		if b.young++; b.young >= frozenRow && b.bytes == 0 {
 			b.bytes, b.clean = usualBudget, 0
-			b.until = now.Add(budgetTerm)
-			news = true
+			if b.last > 0 {
+				b.bytes = b.last
+			}
+			news = b.last == 0
+			b.terms++
+			b.until = now.Add(b.term())
 		}
 	case froze && h.budget > 0 && !h.spent:
 		b.clean = 0

@@ -63,6 +63,7 @@ type attachment struct {
 	since    time.Time
 	waiting  time.Time // when something became outstanding
 	lastRecv time.Time
+	hears    uint64        // bytes that had come when last asked, of frames that are not whole, too
 	dataAt   time.Time     // when data came last
 	sentAt   time.Time     // when data was sent last
 	streak   time.Time     // since when it came without a pause
@@ -805,7 +806,11 @@ func (c *core) readLoop(a *attachment) {
 // a has delivered something: suspicion alone is not death (DESIGN section 6).
 func (c *core) supersede(a *attachment) {
 	for i := 0; a.open && i < len(c.atts); i++ {
-		if b := c.atts[i]; b != a && b.suspect && b.live && b.doubted.Before(a.lastRecv) {
+		b := c.atts[i]
+		if b != a && b.suspect && b.live {
+			b.listen(a.lastRecv)
+		}
+		if b != a && b.suspect && b.live && b.doubted.Before(a.lastRecv) {
 			c.detach(b, &transport.CarrierError{Failure: transport.Frozen, Err: errSilent})
 			i--
 		}
@@ -919,6 +924,25 @@ func (a *attachment) heard(n int, now time.Time) {
 	a.suspect, a.asked = false, time.Time{}
 }
 
+// hearing is a carrier that hears more than whole frames: on a slow path a record
+// takes longer to come than silence may last.
+type hearing interface {
+	// Heard is how many bytes have come so far, of whatever kind.
+	Heard() uint64
+}
+
+// listen takes bytes of a frame that is not whole yet for a sign of life.
+func (a *attachment) listen(now time.Time) {
+	h, ok := a.carrier.(hearing)
+	if !ok {
+		return
+	}
+	if n := h.Heard(); n > a.hears {
+		a.hears = n
+		a.heard(0, now)
+	}
+}
+
 // tick looks after a carrier's liveness.
 func (a *attachment) tick(now time.Time) (next time.Time) {
 	if !a.live || a.dead {
@@ -934,6 +958,10 @@ func (a *attachment) tick(now time.Time) (next time.Time) {
 	}
 	if a.inflight > 0 || a.pingOut || !a.asked.IsZero() {
 		at := a.due()
+		if !now.Before(at) {
+			a.listen(now)
+			at = a.due()
+		}
 		if !now.Before(at) && c.client && !a.suspect {
 			a.suspect, a.doubted = true, now
 			for _, b := range c.atts { // is another one better off?

@@ -76,6 +76,7 @@ type client struct {
 	live    chan struct{}                          // closed when the reply has opened; accept is set
 	accept  *wire.Accept
 	alive   atomic.Bool   // something came after the hello
+	heard   atomic.Uint64 // bytes that came
 	moved   atomic.Uint64 // covert records in both directions
 }
 
@@ -208,6 +209,7 @@ func (c *client) read() error {
 	)
 	for {
 		n, err := c.conn.Read(buf[w:])
+		c.heard.Add(uint64(n))
 		w += n
 		if n > 0 && *c.stage.Load() == transport.StageHello {
 			c.alive.Store(true)
@@ -506,6 +508,10 @@ func (k *clientCarrier) WriteFrames(batch []transport.Frame) error {
 
 // ReadFrames implements [transport.Carrier].
 func (k *clientCarrier) ReadFrames(buf []byte) (int, error) { return k.c.in.readFrames(buf) }
+
+// Heard is how many bytes have come from the relay, genuine ones too: records that
+// are not whole yet show that the path lives.
+func (k *clientCarrier) Heard() uint64 { return k.c.heard.Load() }
 
 // Properties implements [transport.Carrier].
 func (k *clientCarrier) Properties() transport.Properties {

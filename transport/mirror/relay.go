@@ -76,6 +76,7 @@ type link struct {
 	finish        sync.Once
 
 	mode    atomic.Int32
+	heard   atomic.Uint64           // bytes that came from a candidate
 	secrets atomic.Pointer[secrets] // set by down before the ServerHello's last byte passes
 	// Written by up before mode becomes candidate, read by down after.
 	hello clientHello
@@ -501,6 +502,7 @@ func (k *link) scanUp(sc *scanner) bool {
 	r, w := 0, 0
 	for {
 		n, err := k.client.Read(buf[w:])
+		k.heard.Add(uint64(n))
 		w += n
 		for r < w {
 			pass, covert := sc.next(buf[r:w])
@@ -877,6 +879,9 @@ func (c *relayCarrier) WriteFrames(batch []transport.Frame) error {
 
 // ReadFrames implements [transport.Carrier].
 func (c *relayCarrier) ReadFrames(buf []byte) (int, error) { return c.k.in.readFrames(buf) }
+
+// Heard is how many bytes have come from the client since it was a candidate.
+func (c *relayCarrier) Heard() uint64 { return c.k.heard.Load() }
 
 // Properties implements [transport.Carrier].
 func (c *relayCarrier) Properties() transport.Properties {
