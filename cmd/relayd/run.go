@@ -220,8 +220,9 @@ func (s *server) quics(key *ecdh.PrivateKey) (all []*quic.Listener, err error) {
 	memory := quic.NewMemory()
 	for _, addr := range s.set.Listen {
 		l, err := quic.NewListener(quic.ListenerConfig{
-			Listen: func(ctx context.Context) (net.PacketConn, error) {
-				return transport.System{}.ListenPacket(ctx, "udp", addr)
+			Listen: func(ctx context.Context) ([]net.PacketConn, error) {
+				c, err := transport.System{}.ListenPacket(ctx, "udp", addr)
+				return []net.PacketConn{c}, err
 			},
 			Key: key, Memory: memory, Logger: s.log,
 		})

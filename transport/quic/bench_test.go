@@ -51,7 +51,7 @@ func barePair(b *testing.B) (client, relay transport.Carrier) {
 		b.Fatal(err)
 	}
 	run := func(conn *quicgo.Conn, s *quicgo.Stream) *carrier {
-		c := newCarrier(conn, s)
+		c := newCarrier(scrambledWays(conn, s))
 		done := make(chan struct{})
 		go func() {
 			c.run()

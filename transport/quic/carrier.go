@@ -1,6 +1,7 @@
 package quic
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -33,19 +34,50 @@ var (
 // carrier implements [transport.Carrier] on a QUIC connection that has said
 // hello. Its life is run.
 type carrier struct {
-	conn    *quicgo.Conn
-	control *quicgo.Stream
+	ways
 	inbox
 	turn  chan struct{} // the right to write, also to end
 	buf   []byte        // of the writer
 	pools *sync.Pool    // of *[wire.MaxFrame]byte
 
 	mu    sync.Mutex
-	lanes [laneStreams]*quicgo.SendStream // opened when first used
+	lanes [laneStreams]sendStream // opened when first used
 }
 
-func newCarrier(conn *quicgo.Conn, control *quicgo.Stream) *carrier {
-	c := &carrier{conn: conn, control: control, turn: make(chan struct{}, 1)}
+// ways are what a carrier's two forms differ in.
+type ways struct {
+	conn    *quicgo.Conn
+	control controlStream
+	// open opens a stream for a lane, and accept waits for one of the other end's.
+	open   func() (sendStream, error)
+	accept func(context.Context) (io.Reader, error)
+	bye    quicgo.ApplicationErrorCode // of an end in good order
+}
+
+// sendStream is where a lane's chunks go.
+type sendStream interface {
+	io.Writer
+	SetWriteDeadline(time.Time) error
+}
+
+// controlStream is the control lane, both ways. Close ends the sending one.
+type controlStream interface {
+	io.ReadWriteCloser
+	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
+}
+
+// scrambledWays are those of a connection that is nothing but a carrier.
+func scrambledWays(conn *quicgo.Conn, control *quicgo.Stream) ways {
+	return ways{
+		conn: conn, control: control,
+		open:   func() (sendStream, error) { return conn.OpenUniStream() },
+		accept: func(ctx context.Context) (io.Reader, error) { return conn.AcceptUniStream(ctx) },
+	}
+}
+
+func newCarrier(w ways) *carrier {
+	c := &carrier{ways: w, turn: make(chan struct{}, 1)}
 	c.inbox.init()
 	c.pools = &sync.Pool{New: func() any { return new([wire.MaxFrame]byte) }}
 	c.turn <- struct{}{}
@@ -66,7 +98,7 @@ func (c *carrier) run() {
 	})
 	wg.Go(func() {
 		for {
-			s, err := c.conn.AcceptUniStream(ctx)
+			s, err := c.accept(ctx)
 			if err != nil {
 				c.end(judge(err))
 				return
@@ -92,7 +124,7 @@ func (c *carrier) run() {
 	})
 	<-c.dead
 	c.part(left)
-	_ = c.conn.CloseWithError(0, "")
+	_ = c.conn.CloseWithError(c.bye, "")
 }
 
 // part says FIN on the control lane and waits for the other end to do so.
@@ -227,7 +259,7 @@ func (c *carrier) stream(lane int) (io.Writer, error) {
 		if c.ended() {
 			return nil, c.err
 		}
-		s, err := c.conn.OpenUniStream()
+		s, err := c.open()
 		if err != nil {
 			return nil, err
 		}

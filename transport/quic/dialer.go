@@ -1,18 +1,23 @@
 package quic
 
 import (
+	"busel/internal/certs"
+	"cmp"
 	"context"
 	"crypto/ecdh"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"github.com/quic-go/quic-go/http3"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	quicgo "github.com/quic-go/quic-go"
@@ -26,9 +31,10 @@ const Kind = "quic"
 
 const (
 	// handshakeTimeout is for silence while dialling: the first datagram is sent
-	// again after 0.2, 0.6 and 1.4 s, so that 3 s are enough for a round trip of a
-	// second and three losses; more would keep other routes waiting.
-	handshakeTimeout = 3 * time.Second
+	// again after 0.2, 0.6, 1.4 and 3 s, so that 4 s are enough for a round trip of a
+	// second and four losses, and for a network that returns within the first two
+	// thirds of it; more would keep other routes waiting.
+	handshakeTimeout = 4 * time.Second
 	// replyTimeout is for the relay's reply to a hello.
 	replyTimeout = 5 * time.Second
 	// idleTimeout ends a carrier on which nothing moves: a mapping of UDP in a
@@ -38,6 +44,12 @@ const (
 	// packetSize passes every path with scrambling: 1232 bytes are what IPv6's least
 	// MTU leaves. QUIC finds out by itself how much more passes.
 	packetSize = 1200
+
+	// sitePacketSize is that of Chromium's first packets (HTTP/3 form).
+	sitePacketSize = 1250
+	// siteStreams is how many unidirectional streams an HTTP/3 server has beside
+	// lanes: control, and two of QPACK.
+	siteStreams = 3
 
 	alpn = "busel"
 )
@@ -60,17 +72,24 @@ func quicConfig() *quicgo.Config {
 
 // DialerConfig is one relay as an invite describes it.
 type DialerConfig struct {
-	PublicKey [32]byte          // S, the relay's X25519 key
+	PublicKey [32]byte // S, the relay's X25519 key
+	// CoverName is the name, or IP literal, of the site that routes of the HTTP/3
+	// form visit; its certificate has to be one for that name, by Roots, or has the
+	// hash CertHash. Without a name there are no such routes.
+	CoverName string
+	CertHash  *[32]byte         // SHA-256 of the DER form; nil if Roots decide
+	Roots     *x509.CertPool    // nil means those built into the program
 	Network   transport.Network // nil means transport.System
 	Logger    *slog.Logger      // nil discards
 }
 
 // Dialer makes carriers to one relay. It is safe for concurrent use.
 type Dialer struct {
-	cfg DialerConfig
-	log *slog.Logger
-	ctx context.Context // ends with the dialer
-	end context.CancelFunc
+	cfg   DialerConfig
+	log   *slog.Logger
+	ctx   context.Context                 // ends with the dialer
+	judge func() (*certs.Verifier, error) // of the site's certificate
+	end   context.CancelFunc
 
 	mu sync.Mutex
 	wg sync.WaitGroup // of all connections' goroutines; Add under mu
@@ -90,27 +109,14 @@ func NewDialer(cfg DialerConfig) (*Dialer, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	d := &Dialer{cfg: cfg, log: cfg.Logger}
+	d.judge = sync.OnceValues(func() (*certs.Verifier, error) {
+		if cfg.CoverName == "" {
+			return nil, errNoCover
+		}
+		return certs.New(cfg.CoverName, cfg.CertHash, cfg.Roots)
+	})
 	d.ctx, d.end = context.WithCancel(context.Background())
 	return d, nil
-}
-
-// CheckOptions reports whether this version can use a route with such options.
-// It knows one, "port=N": the UDP port, if it is not that of the address.
-func CheckOptions(options string) error {
-	_, err := portOf(options)
-	return err
-}
-
-// portOf returns the port that the options name, "" if they name none.
-func portOf(options string) (string, error) {
-	if options == "" {
-		return "", nil
-	}
-	port, ok := strings.CutPrefix(options, "port=")
-	if n, err := strconv.ParseUint(port, 10, 16); !ok || err != nil || n == 0 {
-		return "", fmt.Errorf("options %q are not known; get a newer Busel", options)
-	}
-	return port, nil
 }
 
 // Dial implements [transport.Dialer].
@@ -121,12 +127,25 @@ func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello)
 		}
 		return nil, nil, &transport.DialError{Route: r, Stage: s, Failure: f, Err: bare(err)}
 	}
-	v, err := d.open(ctx, r)
+	o, err := parseOptions(r.Options)
+	if err != nil {
+		return fail(transport.StageConnect, "", err)
+	}
+	v, err := d.open(ctx, r, o)
+	if errors.Is(err, certs.ErrRefused) {
+		return fail(transport.StageTLS, transport.Hijacked, err)
+	}
 	if err != nil {
 		return fail(transport.StageConnect, classify(err), err)
 	}
 	transport.Reached(ctx)
-	control, accept, err := v.sayHello(ctx, d.cfg.PublicKey, hello)
+	say := v.sayHello
+	if o.site {
+		say = func(ctx context.Context, relay [32]byte, hello *wire.Hello) (ways, *wire.Accept, error) {
+			return v.sayHelloAsVisitor(ctx, relay, d.cfg.CoverName, hello)
+		}
+	}
+	lanes, accept, err := say(ctx, d.cfg.PublicKey, hello)
 	if err != nil {
 		v.close()
 		return fail(transport.StageHello, classifyHello(err), err)
@@ -139,7 +158,7 @@ func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello)
 		}
 		return fail(transport.StageHello, f, &wire.StatusError{Status: status})
 	}
-	c := newCarrier(v.conn, control)
+	c := newCarrier(lanes)
 	if !d.keep(c, v) {
 		v.close()
 		return fail(transport.StageHello, "", net.ErrClosed)
@@ -180,18 +199,21 @@ type visit struct {
 	socket    net.PacketConn
 	transport *quicgo.Transport
 	conn      *quicgo.Conn
+	bye       quicgo.ApplicationErrorCode
+	wg        sync.WaitGroup // what ends with the connection
 }
 
 func (v *visit) close() {
 	if v.conn != nil {
-		_ = v.conn.CloseWithError(0, "")
+		_ = v.conn.CloseWithError(v.bye, "")
 	}
 	_ = v.transport.Close()
 	_ = v.socket.Close()
+	v.wg.Wait()
 }
 
-func (d *Dialer) open(ctx context.Context, r transport.Route) (*visit, error) {
-	addr, err := d.resolve(ctx, r)
+func (d *Dialer) open(ctx context.Context, r transport.Route, o options) (*visit, error) {
+	addr, err := d.resolve(ctx, r, o)
 	if err != nil {
 		return nil, err
 	}
@@ -203,27 +225,45 @@ func (d *Dialer) open(ctx context.Context, r transport.Route) (*visit, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &visit{socket: socket, transport: &quicgo.Transport{Conn: newSocket(socket, clientScrambler(d.cfg.PublicKey))}}
+	v, cfg := &visit{socket: socket, transport: new(quicgo.Transport)}, quicConfig()
 	// Who answers is found out by Noise: any certificate will do.
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{alpn}, InsecureSkipVerify: true}
-	if v.conn, err = v.transport.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConfig, quicConfig()); err != nil {
-		v.close()
-		return nil, err
+	var heard atomic.Bool
+	var refused error // the certificate
+	if o.site {
+		judge, err := d.judge()
+		if err != nil {
+			_ = socket.Close()
+			return nil, err
+		}
+		v.transport.Conn, v.bye = newPatientSocket(socket, &heard), noError
+		tlsConfig.NextProtos, tlsConfig.ServerName = []string{http3.NextProtoH3}, d.cfg.CoverName
+		tlsConfig.VerifyConnection = func(s tls.ConnectionState) error {
+			refused = judge.Chain(s.PeerCertificates)
+			return refused
+		}
+		cfg.InitialPacketSize = sitePacketSize
+		cfg.MaxIncomingUniStreams += siteStreams
+	} else {
+		v.transport.Conn = newSocket(socket, clientScrambler(d.cfg.PublicKey))
 	}
+	if v.conn, err = v.transport.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConfig, cfg); err != nil {
+		v.close()
+		return nil, cmp.Or(refused, err)
+	}
+	heard.Store(true)
 	return v, nil
 }
 
 // resolve returns where to send to. A name is looked up by connecting a socket,
 // which sends nothing to the relay.
-func (d *Dialer) resolve(ctx context.Context, r transport.Route) (netip.AddrPort, error) {
+func (d *Dialer) resolve(ctx context.Context, r transport.Route, o options) (netip.AddrPort, error) {
 	host, port, err := net.SplitHostPort(r.Address)
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	if other, err := portOf(r.Options); err != nil {
-		return netip.AddrPort{}, err
-	} else if other != "" {
-		port = other
+	if o.high > 0 {
+		port = strconv.Itoa(int(o.low) + rand.N(int(o.high-o.low)+1))
 	}
 	address := net.JoinHostPort(host, port)
 	if a, err := netip.ParseAddrPort(address); err == nil {
@@ -238,50 +278,56 @@ func (d *Dialer) resolve(ctx context.Context, r transport.Route) (netip.AddrPort
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()), err
 }
 
+var errNoCover = errors.New("the site's name is missing")
+
 // errNoReply means that QUIC works and nobody answers a hello as the relay does.
 var errNoReply = errors.New("somebody speaks QUIC, the relay does not answer")
 
 // sayHello speaks Noise on the first stream.
-func (v *visit) sayHello(ctx context.Context, relay [32]byte, hello *wire.Hello) (*quicgo.Stream, *wire.Accept, error) {
+func (v *visit) sayHello(ctx context.Context, relay [32]byte, hello *wire.Hello) (ways, *wire.Accept, error) {
+	fail := func(err error) (ways, *wire.Accept, error) { return ways{}, nil, err }
 	stop := context.AfterFunc(ctx, func() { _ = v.conn.CloseWithError(0, "") })
 	defer stop()
 	binding, err := exporter(v.conn)
 	if err != nil {
-		return nil, nil, err
+		return fail(err)
 	}
 	hs, err := initiator(binding, relay)
 	if err != nil {
-		return nil, nil, err
+		return fail(err)
 	}
 	s, err := v.conn.OpenStream()
 	if err != nil {
-		return nil, nil, err
+		return fail(err)
 	}
 	before := v.conn.ConnectionStats().PacketsReceived
 	// Encoded not before now: early data that came meanwhile is in it.
 	if err := writeMessage(s, hs, hello.Append(nil)); err != nil {
-		return nil, nil, err
+		return fail(err)
 	}
 	_ = s.SetReadDeadline(time.Now().Add(replyTimeout))
 	payload, err := readMessage(s, hs)
-	if errors.Is(err, os.ErrDeadlineExceeded) && v.conn.ConnectionStats().PacketsReceived == before {
-		return nil, nil, err // the path has gone silent
-	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", errNoReply, err)
+		return fail(v.reason(err, before))
 	}
 	_ = s.SetReadDeadline(time.Time{})
 	accept, err := wire.ParseAccept(payload)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", errNoReply, err)
+		return fail(v.reason(err, before))
 	}
-	return s, accept, nil
+	return scrambledWays(v.conn, s), accept, nil
 }
 
-// classifyHello says what a hello that failed means.
-func classifyHello(err error) transport.Failure {
-	if errors.Is(err, errNoReply) {
-		return transport.Hijacked
+// reason is why there is no reply: what ended the connection or the path, or else
+// errNoReply. before is how many packets had come when the hello was sent.
+func (v *visit) reason(err error, before uint64) error {
+	_, app := errors.AsType[*quicgo.ApplicationError](err)
+	_, broken := errors.AsType[*quicgo.TransportError](err)
+	_, idle := errors.AsType[*quicgo.IdleTimeoutError](err)
+	_, reset := errors.AsType[*quicgo.StatelessResetError](err)
+	silent := errors.Is(err, os.ErrDeadlineExceeded) && v.conn.ConnectionStats().PacketsReceived == before
+	if app || broken || idle || reset || silent {
+		return err
 	}
-	return classify(err)
+	return fmt.Errorf("%w: %w", errNoReply, err)
 }

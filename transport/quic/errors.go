@@ -21,7 +21,7 @@ func judge(err error) error {
 	app, isApp := errors.AsType[*quicgo.ApplicationError](err)
 	_, idle := errors.AsType[*quicgo.IdleTimeoutError](err)
 	switch {
-	case err == io.EOF, isApp && app.Remote && app.ErrorCode == 0:
+	case err == io.EOF, isApp && app.Remote && (app.ErrorCode == 0 || app.ErrorCode == noError):
 		err = errDone
 	case isApp, idle: // we closed it; or nobody wanted anything for as long as it lives idle
 	case errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
@@ -48,6 +48,21 @@ func classify(err error) transport.Failure {
 		return transport.ClosedEarly
 	}
 	return "" // local
+}
+
+// classifyHello says what a hello that failed means. An end of the connection is
+// none of a man in the middle: a relay that stops, and whoever resets, bring it
+// about.
+func classifyHello(err error) transport.Failure {
+	_, isApp := errors.AsType[*quicgo.ApplicationError](err)
+	_, reset := errors.AsType[*quicgo.StatelessResetError](err)
+	switch f := classify(err); {
+	case errors.Is(err, errNoReply):
+		return transport.Hijacked
+	case f != "" || !isApp && !reset:
+		return f
+	}
+	return transport.ClosedEarly
 }
 
 // bare strips addresses from an error, so that it may be logged.

@@ -1,7 +1,11 @@
 package quic
 
 import (
+	"bytes"
 	"crypto/ecdh"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -87,4 +91,56 @@ func readMessage(r io.Reader, hs *noise.HandshakeState) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %w", wire.ErrMalformed, err)
 	}
 	return payload, nil
+}
+
+// maxFiller is the longest filler of a request or reply, in bytes.
+const maxFiller = 1 << 14
+
+// readFiller takes off a filler: length u16 | zeros, of which only the length
+// is looked at.
+func readFiller(r io.Reader) error {
+	var head [2]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return err
+	}
+	n := int64(binary.BigEndian.Uint16(head[:]))
+	if n > maxFiller {
+		return errNoise
+	}
+	_, err := io.CopyN(io.Discard, r, n)
+	return err
+}
+
+// filler returns a filler of n bytes behind its length.
+func filler(n int) []byte {
+	b := make([]byte, 2+n)
+	binary.BigEndian.PutUint16(b, uint16(n))
+	return b
+}
+
+// writeFilled sends the next Noise message and a filler of n bytes at once.
+func writeFilled(w io.Writer, hs *noise.HandshakeState, payload []byte, n int) error {
+	var b bytes.Buffer
+	if err := writeMessage(&b, hs, payload); err != nil {
+		return err
+	}
+	b.Write(filler(n))
+	_, err := w.Write(b.Bytes())
+	return err
+}
+
+// markLen is the length of a mark in characters.
+const markLen = 32
+
+// mark is what a request of a client carries in its head, so that the relay
+// reads a body for nobody else: a site answers some requests before their body
+// has come, and a relay that waited for it would be seen. It shows S to nobody
+// who does not know it, and is worth nothing on another connection.
+func mark(exporter []byte, relay [32]byte) (string, error) {
+	prk, err := hkdf.Extract(sha256.New, relay[:], exporter)
+	if err != nil {
+		return "", err
+	}
+	m, err := hkdf.Expand(sha256.New, prk, "busel quic 1 mark", markLen*3/4)
+	return base64.RawURLEncoding.EncodeToString(m), err
 }

@@ -133,7 +133,7 @@ func TestIdle(t *testing.T) {
 			t.Fatal(err)
 		}
 		socket, _ := n.ListenPacket(t.Context(), "", "")
-		l, err := NewListener(ListenerConfig{Key: key, Listen: func(context.Context) (net.PacketConn, error) { return socket, nil }})
+		l, err := NewListener(ListenerConfig{Key: key, Listen: func(context.Context) ([]net.PacketConn, error) { return []net.PacketConn{socket}, nil }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -301,7 +301,7 @@ func dialOver(t *testing.T, n *memNetwork, do func(client, relay transport.Carri
 		t.Fatal(err)
 	}
 	socket, _ := n.ListenPacket(t.Context(), "", "")
-	l, err := NewListener(ListenerConfig{Key: key, Listen: func(context.Context) (net.PacketConn, error) { return socket, nil }})
+	l, err := NewListener(ListenerConfig{Key: key, Listen: func(context.Context) ([]net.PacketConn, error) { return []net.PacketConn{socket}, nil }})
 	if err != nil {
 		t.Fatal(err)
 	}

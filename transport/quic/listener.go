@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -27,11 +28,12 @@ import (
 
 // ListenerConfig configures a relay's listener.
 type ListenerConfig struct {
-	Listen   func(context.Context) (net.PacketConn, error) // opens the UDP port
-	Key      *ecdh.PrivateKey                              // s, on X25519
-	Memory   *Memory                                       // shared by all listeners of the key; nil means its own
-	Logger   *slog.Logger                                  // nil discards
-	MaxConns int                                           // connections at a time; 0 means 1024
+	Listen   func(context.Context) ([]net.PacketConn, error) // opens the UDP ports, at least one
+	Key      *ecdh.PrivateKey                                // s, on X25519
+	Site     *Site                                           // what answers everyone (HTTP/3 form); nil means the scrambled form
+	Memory   *Memory                                         // shared by all listeners of the key; nil means its own
+	Logger   *slog.Logger                                    // nil discards
+	MaxConns int                                             // connections at a time; 0 means 1024
 }
 
 const (
@@ -46,6 +48,9 @@ const (
 	// knows S can measure it.
 	maxEarlyFrom = 32
 	earlyWindow  = 256 << 10
+	// maxVisitors is maxEarly of the HTTP/3 form, in which everyone is a visitor of
+	// the site. One address may have them all: a bound for one could be measured.
+	maxVisitors = 512
 	// maxWide bounds by how much the receive windows of all connections together
 	// are wider than that, in bytes: a client can fill a window that only a missing
 	// packet keeps from being read. Eight clients can upload at the full rate at a
@@ -132,6 +137,7 @@ type place struct {
 	early sync.Once
 
 	mu   sync.Mutex
+	live bool   // a carrier
 	wide uint64 // of the listener's wide
 	left bool
 }
@@ -145,7 +151,7 @@ func (l *Listener) admit(ctx context.Context, client *quicgo.ClientInfo) (contex
 		l.conns.Add(-1)
 		return nil, errBusy
 	}
-	if l.early.Add(1) > maxEarly {
+	if l.early.Add(1) > l.maxEarly() {
 		l.early.Add(-1)
 		l.conns.Add(-1)
 		return nil, errBusy
@@ -161,6 +167,13 @@ func (l *Listener) admit(ctx context.Context, client *quicgo.ClientInfo) (contex
 }
 
 var errBusy = errors.New("too many connections")
+
+func (l *Listener) maxEarly() int64 {
+	if l.cfg.Site != nil {
+		return maxVisitors
+	}
+	return maxEarly
+}
 
 // network is whose bound maxEarlyFrom is.
 func network(addr net.Addr) netip.Prefix {
@@ -181,7 +194,7 @@ func network(addr net.Addr) netip.Prefix {
 func (l *Listener) come(from netip.Prefix) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.earlyFrom[from] >= maxEarlyFrom {
+	if l.cfg.Site == nil && l.earlyFrom[from] >= maxEarlyFrom {
 		return false
 	}
 	l.earlyFrom[from]++
@@ -190,6 +203,9 @@ func (l *Listener) come(from netip.Prefix) bool {
 
 // settle notes that the connection is a carrier, or over.
 func (p *place) settle() {
+	p.mu.Lock()
+	p.live = true
+	p.mu.Unlock()
 	p.early.Do(func() {
 		p.l.early.Add(-1)
 		p.l.mu.Lock()
@@ -200,11 +216,12 @@ func (p *place) settle() {
 	})
 }
 
-// widen asks for a receive window that is wider by so many bytes.
+// widen asks for a receive window that is wider by so many bytes. Only carriers
+// have one: what others send is read at once, or refused.
 func (p *place) widen(delta uint64) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.left {
+	if p.left || !p.live {
 		return false
 	}
 	if p.l.wide.Add(delta) > maxWide {
@@ -229,34 +246,73 @@ func (p *place) leave() {
 // returns nil; any other end is an error. It is called once. After
 // [Listener.Close] it goes on until the last connection has ended.
 func (l *Listener) Run(ctx context.Context) error {
-	socket, err := l.cfg.Listen(ctx)
+	sockets, err := l.cfg.Listen(ctx)
 	if err != nil {
 		return fmt.Errorf("quic listener: %w", err)
 	}
-	defer socket.Close()
-	s := relayScrambler([32]byte(l.cfg.Key.PublicKey().Bytes()), l.cfg.Memory)
-	l.scrambler.Store(s)
-	tr := &quicgo.Transport{
-		Conn:        newSocket(socket, s),
-		ConnContext: l.admit,
-		// Nothing may answer a datagram of a connection that is not there: neither a
-		// stateless reset, for which there is no key, nor Version Negotiation.
-		DisableVersionNegotiationPackets: true,
-		VerifySourceAddress:              func(net.Addr) bool { return l.early.Load() > maxEarly/2 },
+	if l.cfg.Site == nil {
+		l.scrambler.Store(relayScrambler([32]byte(l.cfg.Key.PublicKey().Bytes()), l.cfg.Memory))
 	}
-	defer tr.Close()
+	errs := make([]error, len(sockets))
+	var wg sync.WaitGroup
+	for i, s := range sockets {
+		wg.Go(func() {
+			defer s.Close()
+			if errs[i] = l.runOn(ctx, s); errs[i] != nil {
+				_ = l.Close() // the others end, too
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("quic listener: %w", err)
+	}
+	return nil
+}
+
+// acceptor is a quicgo listener.
+type acceptor interface {
+	Accept(context.Context) (*quicgo.Conn, error)
+	Close() error
+}
+
+// listenOn makes QUIC of a socket.
+func (l *Listener) listenOn(socket net.PacketConn) (*quicgo.Transport, acceptor, error) {
+	tr := &quicgo.Transport{
+		ConnContext:         l.admit,
+		VerifySourceAddress: func(net.Addr) bool { return l.early.Load() > l.maxEarly()/2 },
+	}
 	cfg := quicConfig()
-	cfg.MaxIncomingStreams = 1
 	cfg.InitialStreamReceiveWindow, cfg.InitialConnectionReceiveWindow = earlyWindow, earlyWindow
 	cfg.AllowConnectionWindowIncrease = func(conn *quicgo.Conn, delta uint64) bool {
 		p, ok := conn.Context().Value(placeKey{}).(*place)
 		return ok && p.widen(delta)
 	}
+	if l.cfg.Site != nil {
+		tr.Conn = newPatientSocket(socket, nil)
+		// As many streams as HTTP/3 servers allow (RFC 9114, section 6.1), and every
+		// version that quic-go has.
+		cfg.MaxIncomingStreams, cfg.MaxIncomingUniStreams, cfg.Versions = 0, 0, nil
+		ln, err := tr.ListenEarly(l.cfg.Site.siteTLS(), cfg)
+		return tr, ln, err
+	}
+	tr.Conn = newSocket(socket, l.scrambler.Load())
+	// Nothing may answer a datagram of a connection that is not there: neither a
+	// stateless reset, for which there is no key, nor Version Negotiation.
+	tr.DisableVersionNegotiationPackets = true
+	cfg.MaxIncomingStreams = 1
 	ln, err := tr.Listen(&tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{l.cert}, NextProtos: []string{alpn}, SessionTicketsDisabled: true,
 	}, cfg)
+	return tr, ln, err
+}
+
+// runOn serves one port.
+func (l *Listener) runOn(ctx context.Context, socket net.PacketConn) error {
+	tr, ln, err := l.listenOn(socket)
+	defer tr.Close()
 	if err != nil {
-		return fmt.Errorf("quic listener: %w", err)
+		return err
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -266,17 +322,21 @@ func (l *Listener) Run(ctx context.Context) error {
 		<-l.closed
 		_ = ln.Close()
 	})
+	serve := l.serve
+	if l.cfg.Site != nil {
+		serve = l.visit
+	}
 	for {
 		conn, err := ln.Accept(ctx)
 		if err != nil {
 			early := !l.isClosed() && ctx.Err() == nil
 			_ = l.Close()
 			if early {
-				return fmt.Errorf("quic listener: %w", bare(err))
+				return bare(err)
 			}
 			return nil
 		}
-		wg.Go(func() { l.serve(ctx, conn) })
+		wg.Go(func() { serve(ctx, conn) })
 	}
 }
 
@@ -298,12 +358,27 @@ func (l *Listener) serve(ctx context.Context, conn *quicgo.Conn) {
 		st := conn.ConnectionStats()
 		l.dataBytes.Add(st.BytesReceived + st.BytesSent)
 	}()
-	p, err := l.hear(conn)
+	p, err := l.hearScrambled(conn)
 	if err != nil {
-		l.noHello.Add(1)
 		l.log.Debug("connection without a hello", "err", bare(err))
 		return
 	}
+	c, answered := l.present(p)
+	if c != nil {
+		c.run()
+		return
+	}
+	if !answered { // as if nobody were here who knows him
+		p.control.CancelRead(0)
+		p.control.CancelWrite(0)
+	}
+	p.leave(0)
+}
+
+// present hands a hello to who accepts, and waits for the carrier. It is nil if
+// the client was refused, or, without an answer, if the token is none of this
+// relay's or nobody accepts any more.
+func (l *Listener) present(p *pending) (c *carrier, answered bool) {
 	if p.hello == nil { // of another version
 		if _, err := p.Answer(&wire.Accept{Status: wire.StatusVersion}); err != nil {
 			l.log.Debug("hello of another version was not answered", "err", bare(err))
@@ -311,33 +386,58 @@ func (l *Listener) serve(ctx context.Context, conn *quicgo.Conn) {
 	} else {
 		select {
 		case l.pending <- p:
-		case <-conn.Context().Done():
-			return
+		case <-p.conn.Context().Done():
+			return nil, false
 		case <-l.closed:
-			return
+			return nil, false
 		}
 	}
 	select {
-	case c := <-p.answered:
-		if c != nil {
-			c.run()
-			return
-		}
-	case <-conn.Context().Done():
-		return
+	case r := <-p.answered:
+		return r.carrier, r.said
+	case <-p.conn.Context().Done():
+		return nil, false
 	}
+}
+
+// leave waits for a client that was refused to go.
+func (p *pending) leave(code quicgo.ApplicationErrorCode) {
 	t := time.NewTimer(leaveTimeout)
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-conn.Context().Done():
+	case <-p.conn.Context().Done():
 	}
+	_ = p.conn.CloseWithError(code, "")
 }
 
-// hear waits for the hello and opens it.
-func (l *Listener) hear(conn *quicgo.Conn) (*pending, error) {
+// hearScrambled waits for the hello on a connection's first stream.
+func (l *Listener) hearScrambled(conn *quicgo.Conn) (*pending, error) {
 	late := time.AfterFunc(helloTimeout, func() { _ = conn.CloseWithError(0, "") })
 	defer late.Stop()
+	s, err := conn.AcceptStream(conn.Context())
+	if err != nil {
+		l.noHello.Add(1)
+		return nil, err
+	}
+	p, err := l.hear(conn, s)
+	if err != nil {
+		// Not an end of the connection, which would be one of a relay that stops: the
+		// client shall know that nobody here opens its hello.
+		l.noHello.Add(1)
+		s.CancelRead(0)
+		s.CancelWrite(0)
+		(&pending{conn: conn}).leave(0)
+		return nil, err
+	}
+	p.control = s
+	p.reply = func(payload []byte) (controlStream, error) { return s, writeMessage(s, p.noise, payload) }
+	p.ways = func(controlStream) ways { return scrambledWays(conn, s) }
+	return p, nil
+}
+
+// hear opens the hello that is read from a stream of conn.
+func (l *Listener) hear(conn *quicgo.Conn, from io.Reader) (*pending, error) {
 	binding, err := exporter(conn)
 	if err != nil {
 		return nil, err
@@ -346,15 +446,11 @@ func (l *Listener) hear(conn *quicgo.Conn) (*pending, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := conn.AcceptStream(conn.Context())
+	payload, err := readMessage(from, hs)
 	if err != nil {
 		return nil, err
 	}
-	payload, err := readMessage(s, hs)
-	if err != nil {
-		return nil, err
-	}
-	p := &pending{l: l, conn: conn, control: s, noise: hs, answered: make(chan *carrier, 1)}
+	p := &pending{l: l, conn: conn, noise: hs, answered: make(chan answer, 1)}
 	p.hello, err = wire.ParseHello(payload)
 	if errors.Is(err, wire.ErrVersion) {
 		err = nil
@@ -395,11 +491,19 @@ func (l *Listener) Stats() Stats {
 type pending struct {
 	l        *Listener
 	conn     *quicgo.Conn
-	control  *quicgo.Stream
+	control  *quicgo.Stream // of the scrambled form
 	noise    *noise.HandshakeState
 	hello    *wire.Hello // nil if it is of another version
+	reply    func(payload []byte) (controlStream, error)
+	ways     func(controlStream) ways
 	once     sync.Once
-	answered chan *carrier // nil for a refusal
+	answered chan answer
+}
+
+// answer is what became of a hello.
+type answer struct {
+	carrier *carrier // nil for a refusal
+	said    bool     // something was said to the client
 }
 
 // Hello implements [transport.Pending].
@@ -408,10 +512,7 @@ func (p *pending) Hello() *wire.Hello { return p.hello }
 // Close implements [transport.Pending]: the client sees that nobody is there
 // who knows it.
 func (p *pending) Close() error {
-	p.once.Do(func() {
-		_ = p.conn.CloseWithError(0, "")
-		p.answered <- nil
-	})
+	p.once.Do(func() { p.answered <- answer{} })
 	return nil
 }
 
@@ -426,7 +527,7 @@ func (p *pending) Answer(a *wire.Accept) (c transport.Carrier, err error) {
 		if k, err = p.answer(a); k != nil {
 			c = k
 		}
-		p.answered <- k
+		p.answered <- answer{k, true}
 	})
 	return c, err
 }
@@ -434,7 +535,8 @@ func (p *pending) Answer(a *wire.Accept) (c transport.Carrier, err error) {
 func (p *pending) answer(a *wire.Accept) (*carrier, error) {
 	full := *a
 	full.CoverIdle, full.CoverLifetime = idleTimeout, 0
-	if err := writeMessage(p.control, p.noise, full.Append(nil)); err != nil {
+	control, err := p.reply(full.Append(nil))
+	if err != nil {
 		return nil, judge(err)
 	}
 	if full.Status.Refused() {
@@ -444,5 +546,5 @@ func (p *pending) answer(a *wire.Accept) (*carrier, error) {
 		place.settle()
 	}
 	p.l.carriers.Add(1)
-	return newCarrier(p.conn, p.control), nil
+	return newCarrier(p.ways(control)), nil
 }

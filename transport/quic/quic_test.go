@@ -41,7 +41,7 @@ func startRelay(t testing.TB, change func(*ListenerConfig)) *testRelay {
 		t.Fatal(err)
 	}
 	cfg := ListenerConfig{
-		Listen: func(context.Context) (net.PacketConn, error) { return socket, nil },
+		Listen: func(context.Context) ([]net.PacketConn, error) { return []net.PacketConn{socket}, nil },
 		Key:    key, Logger: slog.New(slog.DiscardHandler),
 	}
 	if change != nil {
@@ -369,7 +369,7 @@ func TestDatagramsAreNotPutIntoStreams(t *testing.T) {
 
 func TestListenerConfig(t *testing.T) {
 	p256, _ := ecdh.P256().GenerateKey(rand.Reader)
-	listen := func(context.Context) (net.PacketConn, error) { return nil, errors.New("port is taken") }
+	listen := func(context.Context) ([]net.PacketConn, error) { return nil, errors.New("port is taken") }
 	for _, cfg := range []ListenerConfig{{}, {Listen: listen}, {Listen: listen, Key: p256}} {
 		if _, err := NewListener(cfg); err == nil {
 			t.Errorf("%+v was taken", cfg)
@@ -417,7 +417,7 @@ func TestBounds(t *testing.T) {
 // become one or end.
 func TestEarlyBound(t *testing.T) {
 	key, _ := ecdh.X25519().GenerateKey(rand.Reader)
-	l, err := NewListener(ListenerConfig{Listen: func(context.Context) (net.PacketConn, error) { return nil, nil }, Key: key})
+	l, err := NewListener(ListenerConfig{Listen: func(context.Context) ([]net.PacketConn, error) { return nil, nil }, Key: key})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -500,7 +500,7 @@ func TestUnjudgedIsEarly(t *testing.T) {
 // free again when it has ended.
 func TestWindowBound(t *testing.T) {
 	key, _ := ecdh.X25519().GenerateKey(rand.Reader)
-	l, err := NewListener(ListenerConfig{Listen: func(context.Context) (net.PacketConn, error) { return nil, nil }, Key: key})
+	l, err := NewListener(ListenerConfig{Listen: func(context.Context) ([]net.PacketConn, error) { return nil, nil }, Key: key})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -509,7 +509,12 @@ func TestWindowBound(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return ctx.Value(placeKey{}).(*place)
+		p := ctx.Value(placeKey{}).(*place)
+		if p.widen(1) {
+			t.Error("a window is wider before there is a carrier")
+		}
+		p.settle()
+		return p
 	}
 	a, b := place(), place()
 	if !a.widen(maxWide-1) || b.widen(2) || !b.widen(1) || a.widen(1) {

@@ -99,11 +99,15 @@ func (s *scrambler) seal(dst, packet, random []byte) []byte {
 // EPERM: such a datagram counts as lost, once the other end has been heard. Before
 // that, nothing is gained by waiting.
 func (s *scrambler) unsent(err error) error {
-	passing := []error{syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.EPERM}
-	if s.heard.Load() && slices.ContainsFunc(passing, func(e error) bool { return errors.Is(err, e) }) {
+	if s.heard.Load() && passing(err) {
 		return nil
 	}
 	return err
+}
+
+func passing(err error) bool {
+	faults := []error{syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.EPERM}
+	return slices.ContainsFunc(faults, func(e error) bool { return errors.Is(err, e) })
 }
 
 // plainSocket scrambles on any socket, one datagram at a time.
@@ -152,4 +156,37 @@ func newSocket(c net.PacketConn, s *scrambler) net.PacketConn {
 		return newPlainSocket(c, s)
 	}
 	return newUDPSocket(udp, s)
+}
+
+// patientSocket outlives a moment without a route, as scrambler.unsent says, and
+// does nothing else.
+type patientSocket struct {
+	*net.UDPConn
+	heard *atomic.Bool // nil means true
+}
+
+// newPatientSocket does nothing to a socket that is not the system's.
+func newPatientSocket(c net.PacketConn, heard *atomic.Bool) net.PacketConn {
+	if udp, ok := c.(*net.UDPConn); ok {
+		return patientSocket{udp, heard}
+	}
+	return c
+}
+
+func (p patientSocket) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
+	if n, oobn, err = p.UDPConn.WriteMsgUDP(b, oob, addr); err != nil && p.passing(err) {
+		return len(b), len(oob), nil
+	}
+	return n, oobn, err
+}
+
+func (p patientSocket) WriteTo(b []byte, addr net.Addr) (n int, err error) {
+	if n, err = p.UDPConn.WriteTo(b, addr); err != nil && p.passing(err) {
+		return len(b), nil
+	}
+	return n, err
+}
+
+func (p patientSocket) passing(err error) bool {
+	return (p.heard == nil || p.heard.Load()) && passing(err)
 }

@@ -265,7 +265,7 @@ func TestManInTheMiddle(t *testing.T) {
 				return err
 			}
 			d := r.dialer(t, nil)
-			v, err := d.open(testContext(t), r.route())
+			v, err := d.open(testContext(t), r.route(), options{})
 			if err != nil {
 				return err
 			}
@@ -285,7 +285,9 @@ func TestManInTheMiddle(t *testing.T) {
 			if _, err := to.Read(buf); err == nil {
 				return errors.New("the relay answered him")
 			}
-			return in.CloseWithError(0, "")
+			from.CancelWrite(0) // all that is left to him but to end the connection
+			<-in.Context().Done()
+			return nil
 		}()
 	}()
 	route := r.route()
