@@ -67,11 +67,11 @@ func (r *relays) waysTo(label string, e *config.RelayEntry) (*ways, error) {
 	if err != nil {
 		return nil, err
 	}
-	scrambled, err := quic.NewDialer(quic.DialerConfig{PublicKey: e.Key, Logger: r.log})
+	udp, err := quic.NewDialer(quic.DialerConfig{PublicKey: e.Key, CoverName: e.CoverName, CertHash: cfg.CertHash, Logger: r.log})
 	if err != nil {
 		return nil, err
 	}
-	w.dialers = map[string]dialer{mirror.Kind: covered, quic.Kind: scrambled}
+	w.dialers = map[string]dialer{mirror.Kind: covered, quic.Kind: udp}
 	cfg.Network = detour.Network{Opener: around{r, label}}
 	if w.detour, err = mirror.NewDialer(cfg); err != nil {
 		return nil, err
