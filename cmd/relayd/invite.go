@@ -10,6 +10,7 @@ import (
 	"busel/internal/cli"
 	"busel/internal/flow"
 	"busel/internal/state"
+	"busel/transport/quic"
 )
 
 func inviteCommand() cli.Command {
@@ -76,7 +77,11 @@ func newInvite(ctx context.Context, dir *state.Dir, set *config.Relay, name stri
 		CoverName: set.CoverName,
 	}
 	for _, t := range set.Transports {
-		entry.Transports = append(entry.Transports, config.Transport{Name: t})
+		way := config.Transport{Name: t}
+		if t == quic.Kind && set.Cover == config.CoverBuiltin {
+			way.Options = quic.SiteOptions
+		}
+		entry.Transports = append(entry.Transports, way)
 	}
 	if set.Cover == config.CoverBuiltin {
 		cert, err := dir.Cover()

@@ -115,8 +115,9 @@ func (s *server) run(ctx context.Context) error {
 	}
 	site := mirror.Cover{Address: s.set.Cover, Name: s.set.CoverName, Borrowed: s.set.Borrowed(), Idle: assumedIdle}
 	var parts []func(context.Context) error
+	var visited *quic.Site
 	if s.set.Cover == config.CoverBuiltin {
-		run, err := s.builtin(ctx, key.Bytes(), &site)
+		run, err := s.builtin(ctx, key.Bytes(), &site, &visited)
 		if err != nil {
 			return err
 		}
@@ -128,7 +129,7 @@ func (s *server) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	scrambled, err := s.quics(key)
+	scrambled, err := s.quics(key, visited)
 	if err != nil {
 		return err
 	}
@@ -212,8 +213,8 @@ func (s *server) mirrors(key *ecdh.PrivateKey, site mirror.Cover, returned chan<
 }
 
 // quics makes the listeners on the UDP ports of the same numbers, if the
-// settings have them.
-func (s *server) quics(key *ecdh.PrivateKey) (all []*quic.Listener, err error) {
+// settings have them: site answers there, if it is not nil.
+func (s *server) quics(key *ecdh.PrivateKey, site *quic.Site) (all []*quic.Listener, err error) {
 	if !slices.Contains(s.set.Transports, quic.Kind) {
 		return nil, nil
 	}
@@ -224,7 +225,7 @@ func (s *server) quics(key *ecdh.PrivateKey) (all []*quic.Listener, err error) {
 				c, err := transport.System{}.ListenPacket(ctx, "udp", addr)
 				return []net.PacketConn{c}, err
 			},
-			Key: key, Memory: memory, Logger: s.log,
+			Key: key, Site: site, Memory: memory, Logger: s.log,
 		})
 		if err != nil {
 			return nil, err
@@ -245,8 +246,8 @@ func (s *server) coverKind() string {
 }
 
 // builtin makes the built-in cover on a free port of loopback, tells site where
-// it is, and returns what serves it.
-func (s *server) builtin(ctx context.Context, secret []byte, site *mirror.Cover) (run func(context.Context) error, err error) {
+// it is and visited what answers over HTTP/3, and returns what serves it.
+func (s *server) builtin(ctx context.Context, secret []byte, site *mirror.Cover, visited **quic.Site) (run func(context.Context) error, err error) {
 	cert, err := s.dir.Cover()
 	if err != nil {
 		return nil, err
@@ -257,10 +258,15 @@ func (s *server) builtin(ctx context.Context, secret []byte, site *mirror.Cover)
 	if err != nil {
 		return nil, err
 	}
-	built, err := cover.New(cover.Config{Name: s.set.CoverName, Certificate: cert, Seed: [32]byte(seed), Logger: s.log})
+	cfg := cover.Config{Name: s.set.CoverName, Certificate: cert, Seed: [32]byte(seed), Logger: s.log}
+	if slices.Contains(s.set.Transports, quic.Kind) {
+		cfg.HTTP3 = s.set.Address.Port
+	}
+	built, err := cover.New(cfg)
 	if err != nil {
 		return nil, err
 	}
+	*visited = &quic.Site{Handler: built, Certificate: cert}
 	ln, err := transport.System{}.Listen(ctx, "127.0.0.1:0")
 	if err != nil {
 		return nil, err

@@ -51,12 +51,14 @@ type Config struct {
 	Name        string          // host name, or IP literal, under which the site is visited
 	Certificate tls.Certificate // for that name
 	Seed        [32]byte        // drawn at random once per install and kept
+	HTTP3       uint16          // UDP port where the same site answers over HTTP/3; 0 means nowhere
 	Logger      *slog.Logger    // nil means none; visitors are never logged
 }
 
 // Site is a web site in memory. Its methods may be called at the same time.
 type Site struct {
 	certificate tls.Certificate
+	other       string // Alt-Svc, of answers over TCP
 	logger      *slog.Logger
 	pages       map[string]*page
 	missing     *page
@@ -74,6 +76,9 @@ type page struct {
 // its pictures. It starts nothing.
 func New(cfg Config) (*Site, error) {
 	s := &Site{certificate: cfg.Certificate, logger: cfg.Logger, pages: map[string]*page{}}
+	if cfg.HTTP3 > 0 {
+		s.other = fmt.Sprintf(`h3=":%d"; ma=2592000`, cfg.HTTP3) // Caddy's
+	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
@@ -149,6 +154,9 @@ func (s *Site) Run(ctx context.Context, l net.Listener) error {
 
 // ServeHTTP answers one request.
 func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.other != "" && r.ProtoMajor < 3 {
+		w.Header().Set("Alt-Svc", s.other)
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
