@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"busel/internal/front"
+	"busel/internal/nginxtest"
 )
 
 // quicWorld is a relay with both transports behind a path each, on one port as
@@ -27,10 +28,12 @@ type quicWorld struct {
 	udp    *udpPath
 }
 
-func startQUICWorld(t *testing.T) *quicWorld {
+// startQUICWorld has the HTTP/3 form if site is nil, and the relay's own site;
+// else the scrambled one.
+func startQUICWorld(t *testing.T, site *nginxtest.Server) *quicWorld {
 	t.Helper()
 	w := new(quicWorld)
-	w.relay = startRelay(t, relayOptions{quic: true, via: func(listen string) string {
+	w.relay = startRelay(t, relayOptions{quic: true, cover: site, via: func(listen string) string {
 		w.tcp = newPath(t, listen, 0)
 		w.udp = newUDPPath(t, w.tcp.addr(), listen)
 		return w.tcp.addr()
@@ -61,7 +64,7 @@ func (w *quicWorld) page(t *testing.T, origin string) {
 // comes over QUIC from a cold start, and the status says so.
 func TestQUICWhenTCPIsRefused(t *testing.T) {
 	need(t, "curl")
-	w := startQUICWorld(t)
+	w := startQUICWorld(t, nil)
 	w.tcp.block()
 	origin := startOrigin(t)
 	begin := time.Now()
@@ -99,7 +102,7 @@ func TestQUICWhenTCPIsRefused(t *testing.T) {
 // TestQUICWhenTCPIsReset has every ClientHello reset.
 func TestQUICWhenTCPIsReset(t *testing.T) {
 	need(t, "curl")
-	w := startQUICWorld(t)
+	w := startQUICWorld(t, nil)
 	w.tcp.lead("127.0.0.1:1") // the path then answers each connection with RST
 	w.page(t, startOrigin(t))
 	if s := w.over(t, "quic"); s.Paths[0].Failure != "reset" {
@@ -111,7 +114,7 @@ func TestQUICWhenTCPIsReset(t *testing.T) {
 // the middle of a download, then the path of QUIC goes silent while TCP is open
 // again, then the client's port changes: the download does not notice.
 func TestDownloadMovesToQUIC(t *testing.T) {
-	w := startQUICWorld(t)
+	w := startQUICWorld(t, nil)
 	var down gauge
 	stop := make(chan struct{})
 	sums := make(chan string, 1)
@@ -180,7 +183,7 @@ func TestDownloadMovesToQUIC(t *testing.T) {
 // TestStrangersDatagrams sends what a prober would to the relay's UDP port.
 func TestStrangersDatagrams(t *testing.T) {
 	need(t, "curl")
-	w := startQUICWorld(t)
+	w := startQUICWorld(t, nginxtest.Run(t, nginxtest.Config{}))
 	w.tcp.block()
 	w.page(t, startOrigin(t))
 	up, down := w.udp.taped()

@@ -1,5 +1,7 @@
-// Package quic makes carriers of QUIC connections whose datagrams look like
-// nothing.
+// Package quic makes carriers of QUIC connections, in two forms: one whose
+// datagrams look like nothing, and one inside a visit to an HTTP/3 site
+// (docs/PROTOCOL.md, section 14.5; site.go). What follows is of the first; both
+// have one carrier.
 //
 // # Concept
 //
@@ -35,5 +37,12 @@
 //
 // Nobody without S draws a datagram from a relay. Who has S, but no invite,
 // costs at most one of a bounded number of places, for some seconds and at most
-// half a MiB; one address holds a quarter of those places at most. A carrier goes on when the client's address changes.
+// half a MiB; one address holds a quarter of those places at most. A carrier goes on when
+// the client's address changes: its socket is bound to no address, so that the
+// kernel gives each datagram the one of the day, and the relay follows (RFC 9000,
+// section 9).
+//
+// A relay with several addresses answers from the one that was asked on Linux;
+// in the scrambled form on other systems the kernel chooses, so name one address
+// in listen there.
 package quic
