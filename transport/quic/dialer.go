@@ -1,7 +1,6 @@
 package quic
 
 import (
-	"busel/internal/certs"
 	"cmp"
 	"context"
 	"crypto/ecdh"
@@ -9,7 +8,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"github.com/quic-go/quic-go/http3"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -21,7 +19,9 @@ import (
 	"time"
 
 	quicgo "github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
 
+	"busel/internal/certs"
 	"busel/internal/wire"
 	"busel/transport"
 )

@@ -310,10 +310,11 @@ func (l *Listener) listenOn(socket net.PacketConn) (*quicgo.Transport, acceptor,
 // runOn serves one port.
 func (l *Listener) runOn(ctx context.Context, socket net.PacketConn) error {
 	tr, ln, err := l.listenOn(socket)
-	defer tr.Close()
 	if err != nil {
+		_ = tr.Close()
 		return err
 	}
+	defer tr.Close()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
