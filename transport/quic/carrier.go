@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	quicgo "github.com/quic-go/quic-go"
@@ -39,6 +40,7 @@ type carrier struct {
 	turn  chan struct{} // the right to write, also to end
 	buf   []byte        // of the writer
 	pools *sync.Pool    // of *[wire.MaxFrame]byte
+	heard atomic.Uint64 // bytes of chunks
 
 	mu    sync.Mutex
 	lanes [laneStreams]sendStream // opened when first used
@@ -152,8 +154,25 @@ func (c *carrier) part(left <-chan struct{}) {
 	}
 }
 
+// counted counts what is read.
+type counted struct {
+	io.Reader
+	n *atomic.Uint64
+}
+
+func (r counted) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	r.n.Add(uint64(n))
+	return n, err
+}
+
+// Heard is how many bytes of chunks have come: those that are not whole yet show
+// that the path lives.
+func (c *carrier) Heard() uint64 { return c.heard.Load() }
+
 // readChunks takes chunks off a stream until it ends, and says why it did.
 func (c *carrier) readChunks(s io.Reader) error {
+	s = counted{s, &c.heard}
 	var head [2]byte
 	for {
 		if _, err := io.ReadFull(s, head[:]); err != nil {

@@ -50,7 +50,7 @@ const (
 	earlyWindow  = 256 << 10
 	// maxVisitors is maxEarly of the HTTP/3 form, in which everyone is a visitor of
 	// the site. One address may have them all: a bound for one could be measured.
-	maxVisitors = 512
+	maxVisitors = 256
 	// maxWide bounds by how much the receive windows of all connections together
 	// are wider than that, in bytes: a client can fill a window that only a missing
 	// packet keeps from being read. Eight clients can upload at the full rate at a

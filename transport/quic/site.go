@@ -28,7 +28,7 @@ const (
 	siteIdle = 5 * time.Minute
 	// siteHeader bounds the head of a request, in bytes, and headTimeout the time
 	// for it, which is the built-in site's for those that come by TCP.
-	siteHeader  = 16 << 10
+	siteHeader  = 8 << 10
 	headTimeout = time.Minute
 	// leastReply and mostReply are the lengths of a reply's filler, in bytes: a page
 	// has about as much.
