@@ -91,7 +91,8 @@ func (b *budget) ended(h *held, failure transport.Failure, lived time.Duration, 
 	if h == nil || b.never {
 		return false
 	}
-	froze := failure == transport.Frozen && lived < frozenAge && h.moved < frozenYoung
+	// A collapse that was noticed before the silence is one, too.
+	froze := (failure == transport.Frozen || failure == transport.Throttled) && lived < frozenAge && h.moved < frozenYoung
 	switch {
 	case h.moved >= frozenYoung && h.budget == 0:
 		b.young, b.terms = 0, 0

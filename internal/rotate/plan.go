@@ -136,7 +136,7 @@ func (k *Keeper) useful(v View, w wish, now time.Time) *Path {
 	var best *Path
 	least := 0
 	for _, p := range k.order(now) {
-		if p.fallback || p.Route.Detour || p.State == Resting || now.Sub(p.silent) < stain {
+		if p.fallback || p.Route.Detour || p.State == Resting || p == k.trial.blamed || now.Sub(p.silent) < stain {
 			continue
 		}
 		alike := carriers(func(q *Path) bool { return q == p })

@@ -412,8 +412,8 @@ func TestTrials(t *testing.T) {
 		by   time.Duration
 		want string // carriers then
 	}{
-		{"the path is full", func(_ *simCarrier, n int) float64 { return most / float64(n) }, 17 * time.Second, "tls active, udp spare"},
-		{"each has a limit", func(_ *simCarrier, n int) float64 { return most / 8 }, 20 * time.Second, "tls active, tls active, udp active"},
+		{"the path is full", func(_ *simCarrier, n int) float64 { return most / float64(n) }, 7 * time.Second, "tls active, udp spare"},
+		{"each has a limit", func(_ *simCarrier, n int) float64 { return most / 8 }, 28 * time.Second, "tls active, tls active, udp active"},
 		{"one is policed", func(c *simCarrier, n int) float64 {
 			if c.route == tlsA {
 				return 14e3
@@ -425,7 +425,7 @@ func TestTrials(t *testing.T) {
 				return 60e3
 			}
 			return most / float64(n)
-		}, 16 * time.Second, "tls active, udp spare"},
+		}, 24 * time.Second, "tls active, udp spare"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			run(t, func(s *sim, _ *Config) { s.moving, s.rate = true, c.rate }, both, func(t *testing.T, s *sim) {

@@ -13,9 +13,10 @@ import (
 const (
 	// sampleEvery is how often what moved is looked at.
 	sampleEvery = 500 * time.Millisecond
-	// bulkSamples in a row with more than bulkLeast each are a large transfer.
+	// In a large transfer something comes in all but one of bulkSamples in a row, and
+	// at least bulkLeast a second: what a policer leaves comes in bursts.
 	bulkSamples = 4
-	bulkLeast   = 2 << 10 // bytes a sample
+	bulkLeast   = 4 << 10 // bytes
 	// A transfer that falls below a collapse-th of what it had been is throttled, if
 	// another way shows that more is possible.
 	collapse = 4
@@ -23,6 +24,9 @@ const (
 	// one does better. A carrier's best rate fades by peakDecay with each sample.
 	calmFor   = 3 * time.Second
 	peakDecay = 0.98
+	// A transfer must have lasted for trialAfter, unless next to nothing moves: while
+	// carriers share the work everything else is slower.
+	trialAfter = 8 * time.Second
 	// A trial has trialReach to get its carrier, which then has trialWarm to get up
 	// to speed before trialSamples are taken.
 	trialReach   = 6 * time.Second
@@ -97,18 +101,19 @@ func (t *trial) bulk() bool {
 	if len(t.rates) < bulkSamples {
 		return false
 	}
+	none := 0
 	for _, r := range t.rates[len(t.rates)-bulkSamples:] {
-		if r*sampleEvery.Seconds() < bulkLeast {
-			return false
+		if r == 0 {
+			none++
 		}
 	}
-	return true
+	return none <= 1 && t.mean(bulkSamples) >= bulkLeast
 }
 
 // steady reports whether the transfer does not gather speed by itself.
 func (t *trial) steady() bool {
 	now, n := t.mean(2), len(t.rates)
-	return n >= 4 && now <= 1.15*(t.rates[n-3]+t.rates[n-4])/2
+	return n >= 4 && (now <= 1.15*(t.rates[n-3]+t.rates[n-4])/2 || t.mean(n) < throttled)
 }
 
 // sample takes one if it is due, and reports whether it was.
@@ -171,7 +176,7 @@ func (k *Keeper) try(v View, now time.Time) (active int, least uint32, wake time
 	case !t.begun.IsZero():
 		k.judge(v, now)
 	case !k.healthy:
-	case t.bulk() && t.steady() && !now.Before(t.after) && 1+t.extra < bondMost:
+	case t.bulk() && t.steady() && !now.Before(t.after) && 1+t.extra < bondMost && (half < throttled || now.Sub(k.moving) >= trialAfter):
 		t.begin(v, half, now)
 	}
 	if len(t.rates) >= bulkSamples/2 && t.begun.IsZero() {
@@ -216,6 +221,9 @@ func (k *Keeper) judge(v View, now time.Time) {
 		return
 	case t.n != on.N:
 		t.n, t.least, t.joined = on.N, on.N, now
+	}
+	if t.base < throttled && now.Sub(t.joined) >= trialWarm && k.leaveLittle(v, now) {
+		return
 	}
 	if now.Sub(t.joined) < trialWarm+trialSamples*sampleEvery {
 		return
@@ -288,20 +296,42 @@ func (k *Keeper) leaveCollapsed(v View, now time.Time) (fell bool) {
 			worst, n = h, c.N
 		}
 	}
-	if t.best == 0 || t.mean(2) >= t.best/collapse || worst == nil || now.Before(t.calm) {
-		return false
+	if t.best == 0 || t.mean(2) >= t.best/collapse || t.lower() == 0 || worst == nil || now.Before(t.calm) {
+		return false // silence is the session's to judge
 	}
 	if others < 2 {
 		return true
 	}
-	worst.left = true
-	t.blamed, t.worth, t.calm = worst.path, t.mean(2), now.Add(calmFor)
-	t.begun, t.n, t.least, t.extra = time.Time{}, 0, 0, max(t.extra-1, 0)
+	k.leave(n, worst, t.mean(2), now)
+	t.extra = max(t.extra-1, 0)
+	return false
+}
+
+// leaveLittle gives up the carriers beside which one is on trial when next to nothing
+// moves on them: there is little to lose, and what they have on the way would hold up
+// the one on trial.
+func (k *Keeper) leaveLittle(v View, now time.Time) (left bool) {
+	t := &k.trial
+	base := t.base
+	for i := range v.Carriers {
+		if c := &v.Carriers[i]; k.usable(c) && t.before[c.N] && c.Rate < throttled {
+			k.leave(c.N, k.held[c.N], base, now)
+			left = true
+		}
+	}
+	return left
+}
+
+// leave gives a carrier up, and blames its path if more moves then than did before.
+func (k *Keeper) leave(n uint32, h *held, worth float64, now time.Time) {
+	t := &k.trial
+	h.left = true
+	t.blamed, t.worth, t.calm = h.path, worth, now.Add(calmFor)
+	t.begun, t.n, t.least = time.Time{}, 0, 0
 	t.after = later(t.after, t.calm)
 	k.after = append(k.after, func() {
 		k.cfg.Session.Drop(n, &transport.CarrierError{Failure: transport.Throttled, Err: errThrottled})
 	})
-	return false
 }
 
 // dropSlow gives up carriers that hold up more than they help.

@@ -63,7 +63,6 @@ type attachment struct {
 	since    time.Time
 	waiting  time.Time // when something became outstanding
 	lastRecv time.Time
-	hears    uint64        // bytes that had come when last asked, of frames that are not whole, too
 	dataAt   time.Time     // when data came last
 	sentAt   time.Time     // when data was sent last
 	streak   time.Time     // since when it came without a pause
@@ -808,7 +807,7 @@ func (c *core) supersede(a *attachment) {
 	for i := 0; a.open && i < len(c.atts); i++ {
 		b := c.atts[i]
 		if b != a && b.suspect && b.live {
-			b.listen(a.lastRecv)
+			b.listen()
 		}
 		if b != a && b.suspect && b.live && b.doubted.Before(a.lastRecv) {
 			c.detach(b, &transport.CarrierError{Failure: transport.Frozen, Err: errSilent})
@@ -927,19 +926,18 @@ func (a *attachment) heard(n int, now time.Time) {
 // hearing is a carrier that hears more than whole frames: on a slow path a record
 // takes longer to come than silence may last.
 type hearing interface {
-	// Heard is how many bytes have come so far, of whatever kind.
-	Heard() uint64
+	// Heard is when bytes came last, of whatever kind; zero if none did.
+	Heard() time.Time
 }
 
 // listen takes bytes of a frame that is not whole yet for a sign of life.
-func (a *attachment) listen(now time.Time) {
+func (a *attachment) listen() {
 	h, ok := a.carrier.(hearing)
 	if !ok {
 		return
 	}
-	if n := h.Heard(); n > a.hears {
-		a.hears = n
-		a.heard(0, now)
+	if at := h.Heard(); at.After(a.lastRecv) {
+		a.heard(0, at)
 	}
 }
 
@@ -959,7 +957,7 @@ func (a *attachment) tick(now time.Time) (next time.Time) {
 	if a.inflight > 0 || a.pingOut || !a.asked.IsZero() {
 		at := a.due()
 		if !now.Before(at) {
-			a.listen(now)
+			a.listen()
 			at = a.due()
 		}
 		if !now.Before(at) && c.client && !a.suspect {

@@ -75,8 +75,8 @@ type client struct {
 	visited chan struct{}                          // closed when the visit goroutine has ended
 	live    chan struct{}                          // closed when the reply has opened; accept is set
 	accept  *wire.Accept
-	alive   atomic.Bool   // something came after the hello
-	heard   atomic.Uint64 // bytes that came
+	alive   atomic.Bool // something came after the hello
+	heard   transport.Heard
 	moved   atomic.Uint64 // covert records in both directions
 }
 
@@ -209,7 +209,7 @@ func (c *client) read() error {
 	)
 	for {
 		n, err := c.conn.Read(buf[w:])
-		c.heard.Add(uint64(n))
+		c.heard.Note(n)
 		w += n
 		if n > 0 && *c.stage.Load() == transport.StageHello {
 			c.alive.Store(true)
@@ -509,9 +509,8 @@ func (k *clientCarrier) WriteFrames(batch []transport.Frame) error {
 // ReadFrames implements [transport.Carrier].
 func (k *clientCarrier) ReadFrames(buf []byte) (int, error) { return k.c.in.readFrames(buf) }
 
-// Heard is how many bytes have come from the relay, genuine ones too: records that
-// are not whole yet show that the path lives.
-func (k *clientCarrier) Heard() uint64 { return k.c.heard.Load() }
+// Heard is when bytes came from the relay last, genuine ones too.
+func (k *clientCarrier) Heard() time.Time { return k.c.heard.Last() }
 
 // Properties implements [transport.Carrier].
 func (k *clientCarrier) Properties() transport.Properties {

@@ -76,7 +76,7 @@ type link struct {
 	finish        sync.Once
 
 	mode    atomic.Int32
-	heard   atomic.Uint64           // bytes that came from a candidate
+	heard   transport.Heard         // from a candidate
 	secrets atomic.Pointer[secrets] // set by down before the ServerHello's last byte passes
 	// Written by up before mode becomes candidate, read by down after.
 	hello clientHello
@@ -502,7 +502,7 @@ func (k *link) scanUp(sc *scanner) bool {
 	r, w := 0, 0
 	for {
 		n, err := k.client.Read(buf[w:])
-		k.heard.Add(uint64(n))
+		k.heard.Note(n)
 		w += n
 		for r < w {
 			pass, covert := sc.next(buf[r:w])
@@ -880,8 +880,8 @@ func (c *relayCarrier) WriteFrames(batch []transport.Frame) error {
 // ReadFrames implements [transport.Carrier].
 func (c *relayCarrier) ReadFrames(buf []byte) (int, error) { return c.k.in.readFrames(buf) }
 
-// Heard is how many bytes have come from the client since it was a candidate.
-func (c *relayCarrier) Heard() uint64 { return c.k.heard.Load() }
+// Heard is when bytes came from the client last.
+func (c *relayCarrier) Heard() time.Time { return c.k.heard.Last() }
 
 // Properties implements [transport.Carrier].
 func (c *relayCarrier) Properties() transport.Properties {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	quicgo "github.com/quic-go/quic-go"
@@ -40,7 +39,7 @@ type carrier struct {
 	turn  chan struct{} // the right to write, also to end
 	buf   []byte        // of the writer
 	pools *sync.Pool    // of *[wire.MaxFrame]byte
-	heard atomic.Uint64 // bytes of chunks
+	heard transport.Heard
 
 	mu    sync.Mutex
 	lanes [laneStreams]sendStream // opened when first used
@@ -154,25 +153,24 @@ func (c *carrier) part(left <-chan struct{}) {
 	}
 }
 
-// counted counts what is read.
-type counted struct {
+// listened notes when something is read.
+type listened struct {
 	io.Reader
-	n *atomic.Uint64
+	heard *transport.Heard
 }
 
-func (r counted) Read(b []byte) (int, error) {
+func (r listened) Read(b []byte) (int, error) {
 	n, err := r.Reader.Read(b)
-	r.n.Add(uint64(n))
+	r.heard.Note(n)
 	return n, err
 }
 
-// Heard is how many bytes of chunks have come: those that are not whole yet show
-// that the path lives.
-func (c *carrier) Heard() uint64 { return c.heard.Load() }
+// Heard is when bytes of chunks came last.
+func (c *carrier) Heard() time.Time { return c.heard.Last() }
 
 // readChunks takes chunks off a stream until it ends, and says why it did.
 func (c *carrier) readChunks(s io.Reader) error {
-	s = counted{s, &c.heard}
+	s = listened{s, &c.heard}
 	var head [2]byte
 	for {
 		if _, err := io.ReadFull(s, head[:]); err != nil {

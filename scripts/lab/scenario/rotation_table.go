@@ -22,7 +22,7 @@ func Rotation() []Row {
 		{
 			Name: "drop-active-udp", Rows: []string{"R1", "B3"}, Short: true,
 			What: "the same; it is over UDP, since TCP was blocked before",
-			play: playHit, first: []string{"s12-no-tcp"}, over: "udp", rules: []string{drops},
+			play: playHit, first: []string{"s12-no-tcp"}, over: "udp", rules: []string{drops}, Policy: "single", // auto finds TCP
 			Want: Limits{Stall: 2 * s, Page: 2 * s},
 		},
 		{
@@ -40,7 +40,7 @@ func Rotation() []Row {
 		{
 			Name: "quic-drop-then-udp", Rows: []string{"R4", "I4"},
 			What: "QUIC v1 is dropped, then all UDP, which is in use",
-			play: playHit, first: []string{"s12-no-tcp"}, over: "udp", then: []string{"s5-quic-shape"}, rules: []string{"s12-ports-only"},
+			play: playHit, first: []string{"s12-no-tcp"}, over: "udp", Policy: "single", then: []string{"s5-quic-shape"}, rules: []string{"s12-ports-only"},
 			Want: Limits{Stall: 2 * s, Page: 2 * s, Over: "mirror"},
 		},
 		{
