@@ -56,13 +56,14 @@ type sim struct {
 	rate    func(c *simCarrier, active int) float64 // bytes/s of a carrier that is in use
 
 	dials     []simDial
-	under     map[transport.Route]int
-	beside    int // the most dials to one place at once
+	under     map[transport.Route][]context.Context // dials that nobody gave up
+	beside    int                                   // the most dials to one place at once
 	attached  int
 	withdrawn int
 	closed    int
 	moves     int
 	doubts    []time.Duration
+	steps     int // looks at the session
 	drops     []error
 	failed    int
 	begin     time.Time
@@ -125,7 +126,7 @@ func (l *syncBuffer) String() string {
 func newSim(t *testing.T, change func(s *sim, cfg *Config), routes ...transport.Route) *sim {
 	t.Helper()
 	s := &sim{t: t, changed: make(chan struct{}), wanted: true, live: map[uint32]*simCarrier{}, begin: time.Now(),
-		net: func(transport.Route) way { return way{} }, under: map[transport.Route]int{}}
+		net: func(transport.Route) way { return way{} }, under: map[transport.Route][]context.Context{}}
 	cfg := Config{
 		Routes: routes, Session: s, Kinds: map[string]Kind{"tls": {Name: "TLS", Counted: true}, "udp": {Name: "QUIC"}},
 		Dialer: func(transport.Route) transport.Dialer { return s },
@@ -198,6 +199,7 @@ func (s *sim) flow(ctx context.Context) {
 func (s *sim) View() (View, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.steps++
 	v := View{Wanted: s.wanted, Moving: s.moving}
 	for _, c := range s.live {
 		v.Carriers = append(v.Carriers, Carrier{N: c.n, State: c.state, Suspect: c.suspect, Spent: c.spent, Busy: c.rate > 0, Rate: c.rate, Down: uint64(c.moved)})
@@ -312,8 +314,9 @@ func (s *sim) Dial(ctx context.Context, r transport.Route, h *wire.Hello) (trans
 	at := len(s.dials)
 	s.dials = append(s.dials, simDial{at: time.Since(s.begin), route: r})
 	place := transport.Route{Transport: r.Transport, Address: r.Address, Detour: r.Detour}
-	s.under[place]++
-	s.beside = max(s.beside, s.under[place])
+	gone := func(c context.Context) bool { return c == ctx || c.Err() != nil }
+	s.under[place] = append(slices.DeleteFunc(s.under[place], gone), ctx)
+	s.beside = max(s.beside, len(s.under[place]))
 	s.mu.Unlock()
 	net := func(r transport.Route) way {
 		s.mu.Lock()
@@ -376,7 +379,7 @@ func (s *sim) Dial(ctx context.Context, r transport.Route, h *wire.Hello) (trans
 	}()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.under[place]--
+	s.under[place] = slices.DeleteFunc(s.under[place], gone)
 	s.dials[at].over, s.dials[at].err = time.Since(s.begin), err
 	if err != nil {
 		return nil, nil, err
