@@ -503,7 +503,7 @@ func (k *Keeper) noteEnd(a *attempt, lived time.Duration, err error) {
 	}
 	a.path.left(failure, lived, now)
 	switch {
-	case failure == "":
+	case failure == "" && (a.budget > 0 || errors.Is(err, errSuperfluous)): // our doing
 	case lived >= settled:
 		k.flaps = 0
 	default:
