@@ -312,7 +312,7 @@ func (k *Keeper) step(ctx context.Context, v View, outage, now time.Time) (wake 
 	if !v.Wanted {
 		k.cancel(func(*attempt) bool { return true })
 		k.need, k.beatAt = nil, time.Time{}
-		return time.Time{}
+		return k.rest(v, now)
 	}
 	w, wake := k.plan(v, now)
 	k.arrange(v, &w, now)
@@ -467,6 +467,21 @@ func (k *Keeper) alike(p *Path, v View) bool {
 }
 
 var errSuperfluous = errors.New("there are enough carriers")
+// rest drops the spare of a session that nobody wants, and returns when.
+func (k *Keeper) rest(v View, now time.Time) time.Time {
+	at := k.quiet.Add(spareRest)
+	for _, c := range v.Carriers {
+		switch {
+		case c.State != wire.CarrierSpare:
+		case k.quiet.IsZero() || now.Before(at):
+			return at
+		default:
+			k.after = append(k.after, func() { k.cfg.Session.Drop(c.N, errSuperfluous) })
+		}
+	}
+	return time.Time{}
+}
+
 
 // worst is the active carrier to do without: the one on trial, else one on a path
 // that was in trouble, else the newest.
