@@ -54,6 +54,13 @@ func (b *budget) init(cfg Config) {
 	}
 }
 
+// forget makes the network one of which nothing is known.
+func (b *budget) forget() {
+	if !b.always {
+		b.bytes, b.young, b.clean, b.until = 0, 0, 0, time.Time{}
+	}
+}
+
 // recall takes what memory says.
 func (b *budget) recall(bytes uint64) {
 	if !b.never && !b.always && bytes > 0 && b.bytes == 0 {

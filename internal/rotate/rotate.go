@@ -222,6 +222,7 @@ func (k *Keeper) recall(now time.Time) {
 		m := k.cfg.Memory.Recall(p.Route)
 		p.recall(m, now)
 		k.budget.recall(m.Budget)
+	k.budget.forget()
 	}
 }
 
