@@ -359,8 +359,9 @@ func (k *Keeper) living(now time.Time) {
 
 func (k *Keeper) relay() string { return k.paths[0].Route.Relay }
 
-// pardon forgets what an outage made of the paths.
-func (k *Keeper) pardon() {
+// pardon forgets what an outage made of the paths and of the relay.
+func (k *Keeper) pardon(now time.Time) {
+	k.shaken, k.failed = now, time.Time{}
 	for _, p := range k.paths {
 		p.silent = time.Time{}
 	}
@@ -399,6 +400,9 @@ func (k *Keeper) noteFailed(ctx, dial context.Context, a *attempt, err error) {
 		k.log.Warn("no internet: nothing answers, whatever way; waiting for the network to come back", "relay", k.relay())
 	}
 	alive := shown || k.cfg.Horizon.heardSince(a.start)
+	if !alive {
+		k.silence = now
+	}
 	level := slog.LevelDebug
 	if a.path.failed(e, alive, now) {
 		level = slog.LevelWarn // said once for each rest
@@ -472,7 +476,7 @@ func (k *Keeper) noteCarrier(ctx context.Context, a *attempt) bool {
 	a.reached, a.landing = true, true
 	k.living(now)
 	a.path.joined(now.Sub(a.start), now)
-	k.held[a.offer.Carrier()] = &held{path: a.path, born: now, budget: a.budget}
+	k.held[a.offer.Carrier()] = &held{path: a.path, born: now, heard: now, budget: a.budget}
 	k.failed, k.refused = time.Time{}, time.Time{}
 	if !a.need {
 		k.useFails = 0
@@ -498,7 +502,7 @@ func (k *Keeper) noteEnd(a *attempt, lived time.Duration, err error) {
 	h := k.held[n]
 	delete(k.held, n)
 	outage, _ := k.cfg.Horizon.Outage()
-	if !outage.IsZero() && failure == transport.Frozen {
+	if failure == transport.Frozen && (!outage.IsZero() || h != nil && !h.heard.After(k.shaken)) {
 		failure = "" // the network's doing
 	}
 	a.path.left(failure, lived, now)
@@ -512,7 +516,11 @@ func (k *Keeper) noteEnd(a *attempt, lived time.Duration, err error) {
 		}
 		k.flaps++
 	}
-	if k.budget.ended(h, failure, lived, now) {
+	froze := failure
+	if h != nil && !h.heard.After(k.silence) {
+		froze = "" // new carriers met silence, too
+	}
+	if k.budget.ended(h, froze, lived, now) {
 		k.log.Info("this network freezes each connection after a few packets; going on with many short ones", "relay", k.relay(), "bytes", k.budget.bytes)
 	}
 	k.note(a.path)

@@ -167,6 +167,8 @@ type Keeper struct {
 	flaps     int       // carriers in a row that did not live long
 	roamed    bool      // recall what is known: the network may be another one
 	outage    bool      // there was one at the last step
+	shaken    time.Time // when an outage ended, or the link changed: what was silent then says nothing of its path
+	silence   time.Time // when a dial last met silence that may be the network's
 	answered  time.Time // the last question of the horizon that was passed on
 }
 
@@ -174,7 +176,9 @@ type Keeper struct {
 type held struct {
 	path   *Path
 	born   time.Time
-	moved  uint64 // bytes, when last seen
+	moved  uint64    // bytes, when last seen
+	down   uint64    // of them received
+	heard  time.Time // when more was received, or it was born
 	budget uint64
 	spent  bool
 	usable bool      // when last seen
@@ -218,11 +222,11 @@ func (k *Keeper) recall(now time.Time) {
 	if k.cfg.Memory == nil {
 		return
 	}
+	k.budget.forget()
 	for _, p := range k.paths {
 		m := k.cfg.Memory.Recall(p.Route)
 		p.recall(m, now)
 		k.budget.recall(m.Budget)
-	k.budget.forget()
 	}
 }
 
@@ -289,12 +293,13 @@ func (k *Keeper) Roam() {
 // step makes all decisions of a moment and returns when the next are due.
 func (k *Keeper) step(ctx context.Context, v View, outage, now time.Time) (wake time.Time) {
 	if k.outage && outage.IsZero() {
-		k.pardon()
+		k.pardon(now)
 	}
 	k.outage = !outage.IsZero()
 	k.observe(v, now)
 	if k.roamed {
-		k.roamed = false
+		k.roamed, k.shaken = false, now
+		k.cancel(func(*attempt) bool { return true }) // they began on another link
 		k.recall(now)
 		k.useAfter, k.useFails, k.beatAt = time.Time{}, 0, time.Time{}
 		if k.need != nil {
@@ -345,6 +350,9 @@ func (k *Keeper) observe(v View, now time.Time) {
 		if sum := c.Up + c.Down; sum > h.moved {
 			k.trial.moved += sum - h.moved
 			h.moved = sum
+		}
+		if c.Down > h.down {
+			h.down, h.heard = c.Down, now
 		}
 		h.spent = h.spent || c.Spent
 		if c.Suspect {
@@ -459,15 +467,6 @@ const (
 	spareRest = 15 * time.Second
 )
 
-// alike reports whether an active carrier travels like the path.
-func (k *Keeper) alike(p *Path, v View) bool {
-	return slices.ContainsFunc(v.Carriers, func(c Carrier) bool {
-		h := k.held[c.N]
-		return c.State == wire.CarrierActive && h != nil && h.path.Route.Transport == p.Route.Transport
-	})
-}
-
-var errSuperfluous = errors.New("there are enough carriers")
 // rest drops the spare of a session that nobody wants, and returns when.
 func (k *Keeper) rest(v View, now time.Time) time.Time {
 	at := k.quiet.Add(spareRest)
@@ -483,6 +482,15 @@ func (k *Keeper) rest(v View, now time.Time) time.Time {
 	return time.Time{}
 }
 
+// alike reports whether an active carrier travels like the path.
+func (k *Keeper) alike(p *Path, v View) bool {
+	return slices.ContainsFunc(v.Carriers, func(c Carrier) bool {
+		h := k.held[c.N]
+		return c.State == wire.CarrierActive && h != nil && h.path.Route.Transport == p.Route.Transport
+	})
+}
+
+var errSuperfluous = errors.New("there are enough carriers")
 
 // worst is the active carrier to do without: the one on trial, else one on a path
 // that was in trouble, else the newest.
