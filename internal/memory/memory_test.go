@@ -10,6 +10,7 @@ import (
 	"math"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,6 +23,7 @@ var salt = []byte("salt of an installation")
 
 // disk is a directory in memory.
 type disk struct {
+	mu      sync.Mutex
 	data    []byte
 	writes  []time.Time
 	failing error
@@ -35,6 +37,8 @@ func (d *disk) ReadSecret(name string) ([]byte, error) {
 }
 
 func (d *disk) Write(name string, data []byte) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.writes = append(d.writes, time.Now())
 	if d.failing != nil || name != File {
 		return d.failing
@@ -261,6 +265,8 @@ func TestRun(t *testing.T) {
 		wrote := func(want int) {
 			t.Helper()
 			synctest.Wait()
+			d.mu.Lock()
+			defer d.mu.Unlock()
 			if len(d.writes) != want {
 				t.Errorf("written %d times, want %d", len(d.writes), want)
 			}
@@ -274,11 +280,13 @@ func TestRun(t *testing.T) {
 			touch()
 		}
 		wrote(1 + 3)
+		d.mu.Lock()
 		for i, at := range d.writes[1:] {
 			if at.Sub(d.writes[i]) < savePeriod {
 				t.Errorf("two writings within %v", at.Sub(d.writes[i]))
 			}
 		}
+		d.mu.Unlock()
 		time.Sleep(savePeriod)
 		wrote(5)
 		time.Sleep(time.Hour)
