@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -263,6 +264,7 @@ func TestPaceOfTLS(t *testing.T) {
 	for seed := range uint64(40) {
 		synctest.Test(t, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 1))
+			var drawing sync.Mutex
 			routes := []transport.Route{tlsA, tlsB}
 			if seed%2 == 0 {
 				routes = append(routes, udpA)
@@ -271,11 +273,16 @@ func TestPaceOfTLS(t *testing.T) {
 				s.moving = true
 				s.rate = func(*simCarrier, int) float64 { return 1e6 }
 				s.net = func(r transport.Route) way {
+					drawing.Lock()
+					defer drawing.Unlock()
 					return way{took: time.Duration(200+rng.IntN(800)) * time.Millisecond}
 				}
 			}, routes...)
 			for range 30 {
-				s.let(time.Duration(1000+rng.IntN(8000)) * time.Millisecond)
+				drawing.Lock()
+				d := time.Duration(1000+rng.IntN(8000)) * time.Millisecond
+				drawing.Unlock()
+				s.let(d)
 				s.reset()
 			}
 			at := s.hellos()

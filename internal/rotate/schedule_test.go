@@ -94,7 +94,9 @@ func schedule(t *testing.T, seed uint64, policy Policy, routes []transport.Route
 			}
 			d := time.Duration(rng.Int64N(int64([]time.Duration{time.Second, 20 * time.Second, 5 * time.Minute}[rng.IntN(3)])))
 			story = append(story, fmt.Sprintf("%v %s for %v", time.Since(s.begin), word, d))
+			s.mu.Lock()
 			before := s.steps
+			s.mu.Unlock()
 			s.let(d)
 			synctest.Wait()
 			s.mu.Lock()

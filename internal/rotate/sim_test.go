@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"busel/internal/wire"
@@ -387,9 +388,18 @@ func (s *sim) Dial(ctx context.Context, r transport.Route, h *wire.Hello) (trans
 	return &simCarrier{s: s, route: r, end: make(chan error, 1)}, new(wire.Accept), nil
 }
 
-// let runs the world for so long.
+// let runs the world for so long. What a test read before comes before what happens
+// then, and that before what it reads after.
 func (s *sim) let(d time.Duration) {
+	s.sync()
 	time.Sleep(d)
+	synctest.Wait()
+	s.sync()
+}
+
+func (s *sim) sync() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 }
 
 // each calls f for the carriers that live, oldest first.
