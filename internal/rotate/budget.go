@@ -13,9 +13,6 @@ const (
 	// speak of such a limit, and frozenAge the longest it may have lived.
 	frozenYoung = 64 << 10
 	frozenAge   = time.Minute
-	// frozenLeast is the least: a request, of which a record of 16 kB is the answer
-	// that never comes whole.
-	frozenLeast = 512
 	// frozenRow is how many in a row tell: on a slow and lossy path two may, by chance.
 	frozenRow = 3
 	// A budget begins with usualBudget, shrinks when carriers freeze within it, and
@@ -104,7 +101,7 @@ func (b *budget) ended(h *held, failure transport.Failure, lived time.Duration, 
 	// A collapse that was noticed before the silence is one, too. A spare that did
 	// nothing says nothing.
 	froze := (failure == transport.Frozen || failure == transport.Throttled) && lived < frozenAge &&
-		h.moved >= frozenLeast && h.moved < frozenYoung
+		h.used && h.moved < frozenYoung
 	switch {
 	case h.moved >= frozenYoung && h.budget == 0:
 		b.young, b.terms = 0, 0

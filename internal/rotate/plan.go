@@ -80,8 +80,11 @@ func (k *Keeper) plan(v View, now time.Time) (w wish, wake time.Time) {
 // dialUseful starts a dial for a carrier that is of use but not needed, and returns
 // when to look again.
 func (k *Keeper) dialUseful(ctx context.Context, v View, w wish, outage, now time.Time) time.Time {
-	if w.budget == 0 && (k.need != nil || !k.healthy) || w.promoted || now.Before(k.hold) {
+	switch {
+	case w.budget == 0 && (k.need != nil || !k.healthy) || w.promoted:
 		return time.Time{}
+	case now.Before(k.hold):
+		return k.hold
 	}
 	active, spare, under := 0, 0, 0
 	for _, c := range v.Carriers {

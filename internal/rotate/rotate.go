@@ -151,7 +151,6 @@ type Keeper struct {
 	passage   atomic.Bool // see Passable
 	wanted    bool
 	healthy   bool      // now
-	direct    bool      // a healthy carrier does not lead through another relay
 	down      uint64    // received on the carriers that live
 	moving    time.Time // since when; zero if it is not
 	quiet     time.Time // since when; zero if it is not
@@ -182,6 +181,7 @@ type held struct {
 	budget uint64
 	spent  bool
 	usable bool      // when last seen
+	used   bool      // it was once
 	peak   float64   // the most that it carried of late, bytes/s
 	left   bool      // we have given it up, or made it a spare
 	seen   bool      // in the session's view
@@ -360,6 +360,7 @@ func (k *Keeper) observe(v View, now time.Time) {
 			k.lost = k.words(h.path.Route) + " fell silent"
 		}
 		if h.usable = k.usable(c); h.usable {
+			h.used = true
 			k.healthy = true
 			direct = direct || !h.path.Route.Detour
 		}

@@ -76,8 +76,6 @@ type sim struct {
 type simDial struct {
 	at      time.Duration
 	route   transport.Route
-	state   wire.CarrierState
-	budget  uint64
 	over    time.Duration
 	err     error
 	reached bool
