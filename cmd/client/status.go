@@ -60,12 +60,24 @@ func printStatus(std cli.Std, s front.Status) error {
 		cli.Count(s.Streams, "stream"), cli.Size(s.BytesUp), cli.Size(s.BytesDown), cli.Count(s.Moves, "time"))
 	t := tabwriter.NewWriter(std.Out, 0, 0, 3, ' ', 0)
 	for _, c := range s.Carriers {
-		fmt.Fprintf(t, "  connection\t%s\t%s\t%s\tround trip %d ms\t%s old\n", c.Relay, c.Transport, c.State, c.RTT, time.Duration(c.Age)*time.Second)
+		fmt.Fprintf(t, "  connection\t%s\t%s\t%s\tround trip %d ms\t%s old\n", c.Relay, wayText(c.Transport, c.Detour), c.State, c.RTT, time.Duration(c.Age)*time.Second)
 	}
 	for _, p := range s.Paths {
-		fmt.Fprintf(t, "  way\t%s\t%s\t%s\t%d worked, %d failed\t%s\n", p.Relay, p.Transport, p.State, p.Successes, p.Failures, failureText(p.Failure))
+		state := string(p.State)
+		if p.Retry > 0 {
+			state += fmt.Sprintf(" for %s", time.Duration(p.Retry)*time.Second)
+		}
+		fmt.Fprintf(t, "  way\t%s\t%s\t%s\t%d worked, %d failed\t%s\n", p.Relay, wayText(p.Transport, p.Detour), state, p.Successes, p.Failures, failureText(p.Failure))
 	}
 	return t.Flush()
+}
+
+// wayText names a way to travel.
+func wayText(transport string, detour bool) string {
+	if detour {
+		return transport + " through another relay"
+	}
+	return transport
 }
 
 // summary is the state in a few words.
@@ -96,6 +108,10 @@ func failureText(failure string) string {
 		return "last failure: hijacked (another server answered than the invite says)"
 	case transport.Frozen:
 		return "last failure: frozen (the connection went silent)"
+	case transport.Throttled:
+		return "last failure: throttled (another way was many times as fast)"
+	case transport.ClosedEarly:
+		return "last failure: closed-early (the connection ended before the relay answered)"
 	case transport.UnfitCover:
 		return "last failure: unfit-cover (the relay's web site lacks what is needed)"
 	case transport.Revoked:
