@@ -51,6 +51,7 @@ type attachment struct {
 	greet               bool // say CARRIER(n, state)
 	pingDue             bool
 	pingOut             bool
+	pingAhead           bool // no data of ours lay before it, and the path is not slow
 	pingID              uint64
 	pingAt              time.Time
 	rtt                 time.Duration
@@ -565,12 +566,23 @@ func (a *attachment) ping(now time.Time) {
 			a.waiting = now
 		}
 		a.pingOut, a.pingAt = true, now
+		a.pingAhead = a.carrying == 0 && a.c.fast()
 		a.pingID++
 	}
 	f := wire.Frame{Type: wire.Ping}
 	binary.BigEndian.PutUint64(f.Ping[:], a.pingID)
 	a.add(transport.LaneControl, f)
 	a.c.tickBy(a.due())
+}
+
+// fast reports whether some carrier moves so much that queues are short.
+func (c *core) fast() bool {
+	for _, a := range c.atts {
+		if max(a.received.rate, a.delivered.rate) > fastRate {
+			return true
+		}
+	}
+	return false
 }
 
 func (a *attachment) gotPong(p [8]byte) {
@@ -837,6 +849,9 @@ func (a *attachment) due() time.Time {
 	queued := time.Duration(float64(a.carrying) / max(a.delivered.rate, slowRate) * float64(time.Second))
 	if a.delivered.rate == 0 {
 		queued = min(queued, time.Second)
+	}
+	if a.pingOut && a.pingAhead {
+		queued = 0 // a spare that was promoted is asked first, and then laden
 	}
 	if !c.client {
 		// A client judges, but it cannot know what should have come.

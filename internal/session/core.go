@@ -101,6 +101,9 @@ const (
 	lullSpan = 10 * time.Second
 	// slowRate is the least that a path is believed to pass, in bytes a second.
 	slowRate = 8 << 10
+	// fastRate is, in bytes a second, where a record and what may lie unsent before it
+	// take less than suspectMin.
+	fastRate = 200 << 10
 	// relayPatience is how long a relay waits for a sign of life from one carrier
 	// while it hears the client on another.
 	relayPatience = 3 * time.Second
