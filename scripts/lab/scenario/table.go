@@ -204,7 +204,7 @@ func Table() []Scenario {
 			Rules: []string{"s6-l4-25"},
 			Want:  Want{Page: onePage, Running: Survived},
 			Bites: Bite{TLSTunnel, Want{Running: Dead}},
-			Until: untilBudget,
+			Until: untilBudget, Now: Want{Running: Dead},
 		},
 		{
 			Name: "r2-siberian", Rows: []string{"R2"}, Short: true,
