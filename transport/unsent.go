@@ -8,7 +8,7 @@ import (
 
 const (
 	// unsentTime is how much of what a connection sends the kernel may hold unsent.
-	unsentTime = 100 * time.Millisecond
+	unsentTime = 25 * time.Millisecond
 	// minUnsent keeps a slow path busy while its writer wakes: the kernel wakes it
 	// when half is left.
 	minUnsent = 8 << 10

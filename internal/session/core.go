@@ -116,6 +116,9 @@ const (
 	// both. TCP would try for a quarter of an hour.
 	lostAfter = 15 * time.Second
 	deadAfter = 60 * time.Second
+	// minWindowTime is the least time that half a stream's window lasts: programs
+	// that wake up late need it.
+	minWindowTime = 25 * time.Millisecond
 	// defaultRTT stands for a round trip that was not measured yet.
 	defaultRTT = 100 * time.Millisecond
 	// slept is how late a timer is when the process did not run for a while: its
@@ -386,10 +389,26 @@ func (c *core) roundTrip() time.Duration {
 
 // windowTime is for how long half a stream's window should last.
 func (c *core) windowTime() time.Duration {
-	if c.open > 1 {
+	if c.open > 1 { // they have to come to an order
 		return 2*c.roundTrip() + 4*batchTime
 	}
-	return 2 * c.roundTrip()
+	// Of the path when it is empty: judged by the round trip that its own queue makes
+	// long, a window would grow until a page's few bytes wait behind all that it holds.
+	return max(c.emptyTrip(), minWindowTime)
+}
+
+// emptyTrip is the shortest round trip that a carrier ever had.
+func (c *core) emptyTrip() time.Duration {
+	best := time.Duration(0)
+	for _, a := range c.atts {
+		if a.open && a.best > 0 && (best == 0 || a.best < best) {
+			best = a.best
+		}
+	}
+	if best == 0 {
+		return defaultRTT
+	}
+	return best
 }
 
 // share is the most that a stream may have queued now, beside one chunk.

@@ -368,15 +368,19 @@ func (s *Stream) consume(n int) {
 	if s.gone || s.recvDone || s.finalKnown {
 		return
 	}
-	// If half a window was read in less than two round trips, and what several carriers
-	// need to come to an order, the window limits the stream: DESIGN section 6.
-	if s.consumed-s.tunedFrom >= s.window/2 {
-		now := time.Now()
-		if more := min(s.window, maxWindow-s.window); !s.tuned.IsZero() && now.Sub(s.tuned) < c.windowTime() && more <= (maxGrown-c.grown)/2 {
-			s.window += more
-			c.grown += more
+	// If half a window is read in less than about a round trip, the window limits the
+	// stream: DESIGN section 6. Over two at least, since what waited for a lost segment
+	// comes all at once.
+	if n := s.consumed - s.tunedFrom; n >= s.window/2 {
+		span, now := c.windowTime(), time.Now()
+		if took := now.Sub(s.tuned); took >= 2*min(span, c.emptyTrip()) {
+			slow := s.tuned.IsZero() || float64(n)*2*float64(span) <= float64(s.window)*float64(took)
+			if more := min(s.window/2, maxWindow-s.window); !slow && more <= (maxGrown-c.grown)/2 {
+				s.window += more
+				c.grown += more
+			}
+			s.tuned, s.tunedFrom = now, s.consumed
 		}
-		s.tuned, s.tunedFrom = now, s.consumed
 	}
 	switch r := s.raised(); {
 	case r >= s.window/2:
