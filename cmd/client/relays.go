@@ -97,6 +97,11 @@ func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*l
 		Routes: w.routes, Fallbacks: w.fallbacks, Dialer: w.dialer, Kinds: kinds,
 		Policy: r.policy, Session: bridge.Session{Client: l.session}, Memory: r.of(e.Key), Horizon: r.horizon, Logger: r.log,
 		Passable: func() bool { return r.passable(label) },
+		Prepare: func() {
+			if other := r.around(label); other != nil {
+				other.keeper.Warm()
+			}
+		},
 	})
 	ctx, stop := context.WithCancel(r.ctx)
 	l.stop = stop

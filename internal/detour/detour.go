@@ -28,8 +28,9 @@ type Network struct {
 
 var _ transport.Network = Network{}
 
-// DialContext opens a stream to addr, host:port, and waits until the other relay
-// has reached it. A refusal there is syscall.ECONNREFUSED; other failures wrap
+// DialContext opens a stream to addr, host:port. It does not wait until the other
+// relay has reached it, which would cost a round trip: a failure there comes with the
+// first Read. A refusal is syscall.ECONNREFUSED; other failures wrap
 // *[flow.OpenError]. The caller closes the stream.
 func (n Network) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	if network != "tcp" {
@@ -43,16 +44,21 @@ func (n Network) DialContext(ctx context.Context, network, addr string) (net.Con
 	if err != nil {
 		return nil, judge(err)
 	}
-	if err := s.Connected(ctx); err != nil {
-		_ = s.Close()
-		return nil, judge(err)
-	}
 	return conn{s}, nil
 }
 
 // ListenPacket always fails.
 func (Network) ListenPacket(context.Context, string, string) (net.PacketConn, error) {
 	return nil, fmt.Errorf("detour: %w: udp", errors.ErrUnsupported)
+}
+
+// Read reads from the stream.
+func (c conn) Read(p []byte) (int, error) {
+	n, err := c.Stream.Read(p)
+	if _, ok := errors.AsType[*flow.OpenError](err); ok {
+		err = judge(err)
+	}
+	return n, err
 }
 
 // judge keeps of a refusal what a direct connection would have said.

@@ -286,9 +286,13 @@ func (k *Keeper) run(ctx, dial context.Context, a *attempt, patience time.Durati
 	defer a.cancel(nil)
 	late := time.AfterFunc(patience, func() { a.cancel(errDialTimeout) })
 	defer late.Stop()
-	whole := time.AfterFunc(dialTimeout, func() { a.cancel(errDialTimeout) })
-	defer whole.Stop()
 	route := a.path.Route
+	limit := dialTimeout
+	if route.Detour { // its stream is there at once, and says nothing
+		limit = patience
+	}
+	whole := time.AfterFunc(limit, func() { a.cancel(errDialTimeout) })
+	defer whole.Stop()
 	carrier, accept, err := k.cfg.Dialer(route).Dial(transport.OnReached(dial, func() {
 		late.Stop()
 		k.noteReached(a)

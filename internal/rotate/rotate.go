@@ -110,7 +110,11 @@ type Config struct {
 	// routes that are detours; nil is never. It must take no keeper's lock:
 	// [Keeper.Passable] takes none.
 	Passable func() bool
-	Logger   *slog.Logger // nil discards
+	// Prepare is called when carriers fall silent and it may be the relay's address
+	// that is blocked: another relay should get a carrier, for those routes. Like
+	// [Keeper.Warm], which it may call, it does not block. nil does nothing.
+	Prepare func()
+	Logger  *slog.Logger // nil discards
 }
 
 // Pace of the keeper.
@@ -130,6 +134,9 @@ const (
 	// 60) and than a web server keeps a connection (nginx: 75 s).
 	beatMin = 35 * time.Second
 	beatMax = 50 * time.Second
+	// warmth is for how long Warm asks for a carrier: a dial, and the time that another
+	// session needs to see that it has to go through this relay.
+	warmth = 5 * time.Second
 )
 
 // Keeper keeps one session attached. Create it with [New], then Run it.
@@ -149,6 +156,7 @@ type Keeper struct {
 	budget    budget
 	after     []func()    // to do without the lock
 	passage   atomic.Bool // see Passable
+	warm      time.Time   // until when a carrier is wanted though nothing is to be sent
 	wanted    bool
 	healthy   bool      // now
 	down      uint64    // received on the carriers that live
@@ -290,13 +298,29 @@ func (k *Keeper) Roam() {
 	k.kick()
 }
 
+// Warm asks for a carrier for a few seconds, although nothing is to be sent yet.
+func (k *Keeper) Warm() {
+	k.mu.Lock()
+	k.warm = time.Now().Add(warmth)
+	k.mu.Unlock()
+	k.kick()
+}
+
 // step makes all decisions of a moment and returns when the next are due.
 func (k *Keeper) step(ctx context.Context, v View, outage, now time.Time) (wake time.Time) {
 	if k.outage && outage.IsZero() {
 		k.pardon(now)
 	}
 	k.outage = !outage.IsZero()
+	warm := now.Before(k.warm) && !v.Wanted
+	if warm {
+		v.Wanted = true
+		defer func() { wake = earlier(wake, k.warm) }()
+	}
 	k.observe(v, now)
+	if warm && k.failed.IsZero() {
+		k.passage.Store(true) // as if nobody wanted it
+	}
 	if k.roamed {
 		k.roamed, k.shaken = false, now
 		k.cancel(func(*attempt) bool { return true }) // they began on another link
@@ -321,7 +345,7 @@ func (k *Keeper) step(ctx context.Context, v View, outage, now time.Time) (wake 
 		return k.rest(v, now)
 	}
 	w, wake := k.plan(v, now)
-	k.arrange(v, &w, now)
+	k.arrange(v, &w, outage, now)
 	if judged := k.ending(now); !judged.IsZero() {
 		wake = earlier(wake, judged)
 	} else {
@@ -410,7 +434,7 @@ func (k *Keeper) ending(now time.Time) (at time.Time) {
 
 // arrange promotes spares, demotes carriers that are too many, and drops what is
 // of no use.
-func (k *Keeper) arrange(v View, w *wish, now time.Time) {
+func (k *Keeper) arrange(v View, w *wish, outage, now time.Time) {
 	healthy, spares := 0, []Carrier(nil)
 	for _, c := range v.Carriers {
 		switch {
@@ -437,6 +461,10 @@ func (k *Keeper) arrange(v View, w *wish, now time.Time) {
 		}
 		return int(b.N) - int(a.N)
 	})
+	if len(spares) > 0 && healthy == 0 && k.cfg.Prepare != nil && outage.IsZero() &&
+		slices.ContainsFunc(v.Carriers, func(c Carrier) bool { return c.Suspect && k.held[c.N] != nil }) {
+		k.after = append(k.after, k.cfg.Prepare) // the spare may be as silent
+	}
 	for len(spares) > 0 && (healthy == 0 || healthy < w.active && !w.fresh) {
 		set(spares[0].N, wire.CarrierActive)
 		w.promoted = true

@@ -699,3 +699,54 @@ func TestMemory(t *testing.T) {
 		}
 	})
 }
+
+// Another relay is asked for a carrier when one falls silent, before the spare is
+// silent, too, and not when one is reset: then the address is not blocked.
+func TestPrepare(t *testing.T) {
+	prepared := 0
+	run(t, func(s *sim, cfg *Config) {
+		s.moving = true
+		cfg.Passable = func() bool { return true }
+		cfg.Prepare = func() { prepared++ }
+	}, []transport.Route{tlsA, udpA, viaB}, func(t *testing.T, s *sim) {
+		s.let(20 * time.Second)
+		s.reset()
+		s.let(20 * time.Second)
+		if prepared != 0 {
+			t.Fatalf("prepared %d times without silence", prepared)
+		}
+		s.each(func(c *simCarrier) { c.suspect = c.state == wire.CarrierActive })
+		s.let(10 * time.Millisecond)
+		if prepared != 1 {
+			t.Errorf("prepared %d times, want once", prepared)
+		}
+	})
+}
+
+// A relay that is warmed gets a carrier although nothing is to be sent, once, and can
+// be gone through all the time.
+func TestWarm(t *testing.T) {
+	run(t, func(s *sim, _ *Config) { s.wanted = false }, []transport.Route{tlsA, udpA}, func(t *testing.T, s *sim) {
+		s.let(time.Minute)
+		if len(s.dials) != 0 || !s.Passable() {
+			t.Fatalf("%d dials before it was warmed, passable %v", len(s.dials), s.Passable())
+		}
+		s.Warm()
+		for range 10 {
+			s.let(usualTook / 10)
+			if !s.Passable() {
+				t.Error("it cannot be gone through while it is warmed")
+			}
+		}
+		s.let(trip)
+		if !s.Attached() {
+			t.Error("no carrier")
+		}
+		s.let(time.Minute)
+		s.reset()
+		s.let(time.Minute)
+		if len(s.dials) != 1 {
+			t.Errorf("%d dials, want 1", len(s.dials))
+		}
+	})
+}

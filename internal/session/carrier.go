@@ -32,6 +32,7 @@ type attachment struct {
 	proven  bool // rule 7: the peer has said something after the reply
 	open    bool // live, proven, active: streams may use it
 	suspect bool
+	shunned bool      // what it carried goes over others, too, until it speaks again
 	doubted time.Time // when it became suspect
 	asked   time.Time // when it was asked for a sign of life, zero if one came since
 	// confirmed: the relay's accept said CARRIER(n, active), so the frames in the
@@ -90,7 +91,7 @@ func (a *attachment) wake() {
 
 // setOpen recomputes whether streams may use the carrier.
 func (c *core) setOpen(a *attachment) {
-	open := a.live && a.proven && !a.dead && a.state == wire.CarrierActive && !a.spent
+	open := a.live && a.proven && !a.dead && a.state == wire.CarrierActive && !a.spent && !a.shunned
 	if open == a.open {
 		return
 	}
@@ -127,10 +128,28 @@ func (c *core) rule(a *attachment, state wire.CarrierState) {
 // ruling is the CARRIER frame that tells the relay what a carrier is for.
 func (a *attachment) ruling() wire.Frame {
 	f := wire.Frame{Type: wire.Carrier, ID: uint64(a.n), State: a.state}
-	if a.state == wire.CarrierActive && a.budget > 0 {
+	if a.shunned {
+		f.State = wire.CarrierSuspect
+	} else if a.state == wire.CarrierActive && a.budget > 0 {
 		f.State, f.Limit = wire.CarrierBudget, a.budget
 	}
 	return f
+}
+
+// shun leaves a carrier that is silent at the client to itself: what it carried goes
+// over others, too. Waiting until one of them has shown that it is better would cost
+// a round trip. It is not given up: the others may be as silent, and it may come back.
+func (c *core) shun(a *attachment) {
+	if a.shunned || !a.live || a.dead {
+		return
+	}
+	a.shunned = true
+	c.setOpen(a)
+	c.requeue(a)
+	if c.client {
+		a.pingDue = true
+		a.wake()
+	}
 }
 
 // sayDropped tells the peer, over the next carrier that can, which ones ended.
@@ -506,6 +525,11 @@ func (a *attachment) fill() bool {
 	a.filled = 0
 	if a.greet {
 		a.greet = false
+		for _, b := range c.atts { // first, so that what they had comes before what is new
+			if b.shunned && b != a && a.space() {
+				a.add(transport.LaneControl, b.ruling())
+			}
+		}
 		a.add(transport.LaneControl, a.ruling())
 	}
 	for len(a.pongs) > 0 && a.space() {
@@ -737,7 +761,7 @@ func (c *core) fillStreams(a *attachment, size int) (filled int) {
 		}
 		if !s.queued && s.sendable() {
 			s.queued = true
-			if s.unsent <= quiet && len(s.resend) == 0 {
+			if s.small() {
 				c.urgent.push(s)
 			} else {
 				c.bulk.push(s)
@@ -872,7 +896,10 @@ func (a *attachment) due() time.Time {
 		best = defaultRTT
 	}
 	// In silence the queues that made a round trip long are empty.
-	wait := max(4*best, 2*a.rtt, suspectMin, a.lull+a.lull/2)
+	wait := max(4*best, a.rtt*7/4, suspectMin, a.lull+a.lull/2)
+	if a.pingOut && a.pingAhead && a.rtt > 0 && a.pingAt.Sub(a.dataAt) >= probeAfter {
+		wait = max(5*best/2, a.rtt+a.rtt/4, promotedMin)
+	}
 	if !a.pingOut {
 		wait += a.quiet()
 	}
@@ -936,6 +963,11 @@ func (a *attachment) heard(n int, now time.Time) {
 	a.down += uint64(n)
 	a.received.add(n, now)
 	a.suspect, a.asked = false, time.Time{}
+	if a.shunned && a.c.client {
+		a.shunned, a.greet = false, true
+		a.c.setOpen(a)
+		a.wake()
+	}
 }
 
 // hearing is a carrier that hears more than whole frames: on a slow path a record

@@ -329,12 +329,24 @@ func (cl *Client) Set(n uint32, state wire.CarrierState) {
 	c.mu.Lock()
 	defer c.unlock()
 	if a := c.carrier(n); a != nil && state <= wire.CarrierSpare {
+		if state == wire.CarrierActive {
+			cl.shunSilent(a)
+		}
 		a.greet = true
 		c.rule(a, state)
 		for _, b := range c.atts { // its answer decides what becomes of them
 			a.pingDue = a.pingDue || b.suspect && b != a
 		}
 		a.wake()
+	}
+}
+
+// shunSilent leaves the suspect carriers to themselves, for the sake of a.
+func (cl *Client) shunSilent(a *attachment) {
+	for _, b := range cl.c.atts {
+		if b != a && b.suspect {
+			cl.c.shun(b)
+		}
 	}
 }
 
@@ -438,9 +450,17 @@ func (o *Offer) seal(header []byte) []byte {
 	if key == nil || a.dead || o.epoch != c.epoch || c.ended != nil {
 		return nil
 	}
+	if a.state == wire.CarrierActive {
+		o.cl.shunSilent(a)
+	}
 	a.scratch = make([]byte, 0, scratch)
 	a.start()
 	a.add(transport.LaneControl, a.ruling())
+	for _, b := range c.atts {
+		if b.shunned && a.space() {
+			a.add(transport.LaneControl, b.ruling())
+		}
+	}
 	if c.open == 0 && a.state == wire.CarrierActive { // else the queue is in good hands
 		c.fillStreams(a, helloFrames)
 	}

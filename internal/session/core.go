@@ -98,7 +98,7 @@ const (
 	probeAfter  = time.Second
 	steadyProbe = 250 * time.Millisecond
 	// lullSpan is how long a silence that ended well counts in full.
-	lullSpan = 10 * time.Second
+	lullSpan = 4 * time.Second
 	// slowRate is the least that a path is believed to pass, in bytes a second.
 	slowRate = 8 << 10
 	// fastRate is, in bytes a second, where a record and what may lie unsent before it
@@ -111,6 +111,9 @@ const (
 	// section 7, "Suspect fast").
 	suspectMin = 400 * time.Millisecond
 	suspectMax = 5 * time.Second
+	// promotedMin is suspectMin of a spare that was promoted, whose PING is the first
+	// thing on it for a while.
+	promotedMin = 300 * time.Millisecond
 	// lostAfter is when a client gives up a suspect carrier even if it has no
 	// other, as its user waits; deadAfter is that for a relay, and the most for
 	// both. TCP would try for a quarter of an hour.
@@ -317,6 +320,17 @@ func (q *queue) pop() *Stream {
 // or keystrokes, never a transfer.
 const quiet = 4 << 10
 
+// small reports whether a stream has no more than that to send, again or anew.
+func (s *Stream) small() bool {
+	n := s.unsent
+	for _, ch := range s.resend {
+		if n += ch.len(); n > quiet {
+			break
+		}
+	}
+	return n <= quiet
+}
+
 // ready queues a stream that has something to send. New and small ones come
 // first, the others take turns.
 func (c *core) ready(s *Stream) {
@@ -324,7 +338,7 @@ func (c *core) ready(s *Stream) {
 		return
 	}
 	s.queued = true
-	if s.kind == kindControl || s.unsent <= quiet && len(s.resend) == 0 || s.sent == 0 && s.unsent <= bigBuffer {
+	if s.kind == kindControl || s.small() || s.sent == 0 && s.unsent <= bigBuffer {
 		c.urgent.push(s)
 	} else {
 		c.bulk.push(s)
@@ -705,10 +719,14 @@ func (c *core) gotCarrier(a *attachment, f *wire.Frame) {
 	case c.client:
 		a.confirmed = a.confirmed || n == a.n
 	case b == nil:
+	case f.State == wire.CarrierSuspect:
+		c.shun(b)
 	case f.State == wire.CarrierBudget:
+		b.shunned = false
 		b.budget = f.Limit
 		c.rule(b, wire.CarrierActive)
 	default:
+		b.shunned = false
 		c.rule(b, f.State)
 	}
 }

@@ -62,6 +62,9 @@ const (
 	// CarrierBudget is active, for Limit bytes of frames, both directions summed:
 	// the path is expected to freeze then (docs/PROTOCOL.md, section 11.1).
 	CarrierBudget CarrierState = 3
+	// CarrierSuspect: it is silent at the client. What it carried is sent over others,
+	// too, and nothing more over it; late frames from it count.
+	CarrierSuspect CarrierState = 4
 )
 
 // Frame is any frame. Which fields are used depends on Type:
@@ -204,7 +207,7 @@ func Parse(b []byte, f *Frame) (n int, err error) {
 	case Carrier:
 		f.ID = r.varint()
 		f.State = CarrierState(r.varint())
-		if r.err == nil && (f.ID > 1<<32-1 || f.State > CarrierBudget) {
+		if r.err == nil && (f.ID > 1<<32-1 || f.State > CarrierSuspect) {
 			r.fail("CARRIER number or state out of range")
 		}
 		if f.State == CarrierBudget {

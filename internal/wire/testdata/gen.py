@@ -151,7 +151,7 @@ def frames():
     for n in 1, 2:
         datagram(3, "n" * 255, 443, text(FRAME - 2 - 259 - 2)[: -n])
     for v in EDGES[:-1]:
-        for state in 0, 1, 2:
+        for state in 0, 1, 2, 4:
             f.add("CARRIER", varint(6) + varint(v) + varint(state), id=v, state=state)
     for v in EDGES:
         f.add("CARRIER", varint(6) + varint(7) + varint(3) + varint(v), id=7, state=3, limit=v)
@@ -189,7 +189,7 @@ def frames():
     bad("malformed", varint(1) + varint(4) + varint(MAX - 1) + varint(0) + data(b"a"))
     bad("malformed", varint(4) + varint(4) + varint(0) + varint(MAX))
     bad("malformed", varint(6) + varint(2**32) + varint(0))
-    bad("malformed", varint(6) + varint(1) + varint(4))
+    bad("malformed", varint(6) + varint(1) + varint(5))
     bad("malformed", varint(11) + varint(4) + varint(70) + varint(70))               # nothing
     bad("malformed", varint(11) + varint(4) + varint(70) + varint(3))
     for t in [12, 13, 63, 64, MAX]:

@@ -1,0 +1,117 @@
+package session_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"busel/internal/flow"
+	"busel/internal/session"
+	"busel/internal/wire"
+	tt "busel/transport/transporttest"
+)
+
+// suspected is a download over a carrier that has just become suspect, and a spare.
+func suspected(t *testing.T, w *world) (s *session.Stream, old, spare *tt.Link, got <-chan int) {
+	t.Helper()
+	w.delay = 50 * time.Millisecond
+	cfg := tt.LinkConfig{} // a batch arrives at once, as the records of one do
+	var err error
+	if old, _, err = w.dial(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if spare, _, err = w.dialFor(session.CarrierOptions{State: wire.CarrierSpare}, cfg); err != nil {
+		t.Fatal(err)
+	}
+	s = w.open(flow.Addr{Name: "endless", Port: endless})
+	read := make(chan int, 1000)
+	go func() {
+		for at, buf := 0, make([]byte, 32<<10); ; {
+			n, err := s.Read(buf)
+			if err != nil {
+				return
+			}
+			for i, b := range buf[:n] {
+				if b != pattern(at+i) {
+					t.Errorf("byte %d is wrong", at+i)
+					return
+				}
+			}
+			at += n
+			read <- n
+		}
+	}()
+	time.Sleep(3 * time.Second)
+	old.Freeze(tt.Client)
+	old.Freeze(tt.Relay)
+	w.until("suspicion", func(v session.View) bool { return len(v.Carriers) == 2 && v.Carriers[0].Suspect })
+	for len(read) > 0 {
+		<-read
+	}
+	return s, old, spare, read
+}
+
+// What a suspect carrier had comes over the promoted spare in one round trip: the
+// relay does not wait to be told that the other one is dead.
+func TestSuspectIsToldToTheRelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, patterned)
+		defer w.stop()
+		s, _, _, got := suspected(t, w)
+		defer s.Close()
+		begin := time.Now()
+		w.client.Set(2, wire.CarrierActive)
+		<-got
+		if d := time.Since(begin); d > 2*w.delay+20*time.Millisecond {
+			t.Errorf("it took %v, a round trip takes %v", d, 2*w.delay)
+		}
+	})
+}
+
+// A suspect carrier that comes back is used again if the other one is dead.
+func TestSuspectComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, patterned)
+		defer w.stop()
+		s, old, spare, got := suspected(t, w)
+		defer s.Close()
+		spare.Freeze(tt.Client)
+		spare.Freeze(tt.Relay)
+		w.client.Set(2, wire.CarrierActive)
+		time.Sleep(200 * time.Millisecond)
+		old.Thaw(tt.Client)
+		old.Thaw(tt.Relay)
+		sum := 0
+		for over := time.After(10 * time.Second); sum < 5<<20; {
+			select {
+			case n := <-got:
+				sum += n
+			case <-over:
+				t.Fatalf("%d bytes came over the carrier that came back", sum)
+			}
+		}
+		v, _ := w.client.View()
+		for _, c := range v.Carriers {
+			if c.N == 1 && c.Suspect {
+				t.Error("it is suspect still")
+			}
+		}
+	})
+}
+
+// pattern is the byte of a patterned stream at an offset.
+func pattern(at int) byte { return byte(at) ^ byte(at>>11) }
+
+// patterned answers with bytes that tell their offset, without an end.
+func patterned(_ context.Context, s *session.Stream, _ flow.Addr) {
+	defer s.Close()
+	for at, buf := 0, make([]byte, 64<<10); ; at += len(buf) {
+		for i := range buf {
+			buf[i] = pattern(at + i)
+		}
+		if _, err := s.Write(buf); err != nil {
+			return
+		}
+	}
+}
