@@ -23,7 +23,7 @@ func (s Session) View() (rotate.View, <-chan struct{}) {
 	view := rotate.View{Wanted: v.Wanted, Moving: v.Moving, Carriers: make([]rotate.Carrier, len(v.Carriers))}
 	for i, c := range v.Carriers {
 		view.Carriers[i] = rotate.Carrier{
-			N: c.N, State: c.State, Suspect: c.Suspect, Spent: c.Spent, Busy: c.Busy, Rate: c.Rate, Up: c.Up, Down: c.Down,
+			N: c.N, State: c.State, Suspect: c.Suspect, Spent: c.Spent, Busy: c.Busy, Late: c.Late, Rate: c.Rate, Up: c.Up, Down: c.Down,
 		}
 	}
 	return view, changed

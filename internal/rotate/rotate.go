@@ -78,6 +78,7 @@ type Carrier struct {
 	Suspect  bool              // silent although it owes an answer
 	Spent    bool              // its budget is used up
 	Busy     bool              // a stream's data moved on it of late, or waits for an answer
+	Late     bool              // others wait for what it has
 	Rate     float64           // bytes/s, both ways, over about a second
 	Up, Down uint64            // bytes of frames
 }
@@ -190,6 +191,8 @@ type held struct {
 	spent  bool
 	usable bool      // when last seen
 	used   bool      // it was once
+	was    uint64    // moved at the last sample
+	flows  []float64 // of the last samples, bytes/s
 	peak   float64   // the most that it carried of late, bytes/s
 	left   bool      // we have given it up, or made it a spare
 	seen   bool      // in the session's view

@@ -20,6 +20,8 @@ const (
 	// A transfer that falls below a collapse-th of what it had been is throttled, if
 	// another way shows that more is possible.
 	collapse = 4
+	// ebb is how many samples show what a carrier carries now.
+	ebb = 3
 	// calmFor is how long after a carrier was left for that it shows whether another
 	// one does better. A carrier's best rate fades by peakDecay with each sample.
 	calmFor   = 3 * time.Second
@@ -73,9 +75,10 @@ type trial struct {
 	joined time.Time       // when it was active
 	slow   map[uint32]int  // samples in a row in which a carrier was slow
 
-	blamed *Path     // for a collapse; nil if none is
-	worth  float64   // what moved then, bytes/s
-	calm   time.Time // when it shows whether that was right, and no other is blamed before
+	blamed  *Path     // for a collapse; nil if none is
+	cleared *Path     // it was not to blame, in this transfer
+	worth   float64   // what moved then, bytes/s
+	calm    time.Time // when it shows whether that was right, and no other is blamed before
 }
 
 // mean of the last n samples.
@@ -94,6 +97,14 @@ func (t *trial) mean(n int) (sum float64) {
 func (t *trial) lower() float64 {
 	n := len(t.rates)
 	return min(t.rates[n-1], t.rates[max(n-2, 0)])
+}
+
+// flow is what a carrier carried in the last samples, bytes/s.
+func (h *held) flow() (sum float64) {
+	for _, r := range h.flows {
+		sum += r / float64(len(h.flows))
+	}
+	return sum
 }
 
 // bulk reports whether a large transfer is under way.
@@ -117,14 +128,22 @@ func (t *trial) steady() bool {
 }
 
 // sample takes one if it is due, and reports whether it was.
-func (t *trial) sample(now time.Time) bool {
+func (k *Keeper) sample(now time.Time) bool {
+	t := &k.trial
 	d := now.Sub(t.sampled)
 	switch {
 	case t.sampled.IsZero() || d > 4*sampleEvery: // nobody looked for a while
 		t.sampled, t.seen, t.rates = now, t.moved, nil
+		for _, h := range k.held {
+			h.was, h.flows = h.moved, nil
+		}
 		return false
 	case d < sampleEvery:
 		return false
+	}
+	for _, h := range k.held {
+		h.flows = append(h.flows, float64(h.moved-h.was)/d.Seconds())
+		h.flows, h.was = h.flows[max(0, len(h.flows)-ebb):], h.moved
 	}
 	t.rates = append(t.rates, float64(t.moved-t.seen)/d.Seconds())
 	if len(t.rates) > 4*bulkSamples {
@@ -152,7 +171,7 @@ func (k *Keeper) try(v View, now time.Time) (active int, least uint32, wake time
 		t.end()
 		return 1, 0, time.Time{}
 	}
-	if !t.sample(now) {
+	if !k.sample(now) {
 		return k.tryActive(), t.least, t.sampled.Add(sampleEvery)
 	}
 	wake = now.Add(sampleEvery)
@@ -228,6 +247,9 @@ func (k *Keeper) judge(v View, now time.Time) {
 	if now.Sub(t.joined) < trialWarm+trialSamples*sampleEvery {
 		return
 	}
+	if t.mean(2) < t.base/collapse && now.Sub(t.joined) < trialWarm+3*trialSamples*sampleEvery {
+		return // something else happens meanwhile: see leaveCollapsed
+	}
 	won := t.mean(trialSamples) >= gain*t.base
 	if k.cfg.Policy == Single {
 		// The better one stays alone.
@@ -276,12 +298,13 @@ func (k *Keeper) leaveCollapsed(v View, now time.Time) (fell bool) {
 			t.blamed.Failure = transport.Throttled
 			t.blamed.rest(now)
 			k.note(t.blamed)
+		} else {
+			t.cleared = t.blamed
 		}
 		t.blamed = nil
 	}
 	var (
-		worst  *held
-		n      uint32
+		worst  *Carrier
 		others int
 	)
 	for i := range v.Carriers {
@@ -290,19 +313,22 @@ func (k *Keeper) leaveCollapsed(v View, now time.Time) (fell bool) {
 		if h == nil || h.left || c.Suspect || c.Spent {
 			continue
 		}
-		h.peak = max(h.peak*peakDecay, c.Rate)
+		flow := h.flow()
+		h.peak = max(h.peak*peakDecay, flow)
 		others++
-		if c.State == wire.CarrierActive && c.Busy && c.Rate < throttled && c.Rate*slowShare < h.peak && (worst == nil || h.peak > worst.peak) {
-			worst, n = h, c.N
+		switch {
+		case c.State != wire.CarrierActive || !c.Busy || flow >= throttled || flow*slowShare >= h.peak || h.path == t.cleared:
+		case worst == nil || c.Late && !worst.Late || c.Late == worst.Late && h.peak > k.held[worst.N].peak:
+			worst = c
 		}
 	}
-	if t.best == 0 || t.mean(2) >= t.best/collapse || t.lower() == 0 || worst == nil || now.Before(t.calm) {
+	if t.best == 0 || t.mean(2) >= t.best/collapse || t.mean(bulkSamples) == 0 || worst == nil || now.Before(t.calm) {
 		return false // silence is the session's to judge
 	}
 	if others < 2 {
 		return true
 	}
-	k.leave(n, worst, t.mean(2), now)
+	k.leave(worst.N, k.held[worst.N], t.mean(2), now)
 	t.extra = max(t.extra-1, 0)
 	return false
 }

@@ -77,7 +77,8 @@ type segment struct {
 	next *segment
 	off  uint64
 	data []byte
-	from *buffer // nil if data is a copy of its own
+	from *buffer     // nil if data is a copy of its own
+	on   *attachment // that brought it, if it lies beyond a gap
 }
 
 func (g *segment) end() uint64 { return g.off + uint64(len(g.data)) }

@@ -587,7 +587,7 @@ func (c *core) handle(a *attachment, b []byte, from *buffer) error {
 			switch {
 			case err != nil:
 			case s != nil:
-				err = s.gotData(f.Offset, f.Data, f.Fin, from)
+				err = s.gotData(a, f.Offset, f.Data, f.Fin, from)
 			case f.Fin:
 				err = c.answer(f.ID, f.Offset+uint64(len(f.Data))+1)
 			default:

@@ -941,8 +941,8 @@ func (s *Stream) gotSeen(from, to uint64, now time.Time) error {
 
 // ---- receiving; c.mu is held ----
 
-// gotData takes a STREAM frame. from is the buffer that data lies in.
-func (s *Stream) gotData(off uint64, data []byte, fin bool, from *buffer) error {
+// gotData takes a STREAM frame that came over a. from is the buffer that data lies in.
+func (s *Stream) gotData(a *attachment, off uint64, data []byte, fin bool, from *buffer) error {
 	c := s.c
 	end := off + uint64(len(data))
 	if s.finalKnown && (end > s.final || fin && end != s.final) || fin && end < s.high {
@@ -967,7 +967,7 @@ func (s *Stream) gotData(off uint64, data []byte, fin bool, from *buffer) error 
 		s.consumed = s.high
 		s.skip()
 	case off > s.rcvd:
-		if err := s.insert(off, data, from); err != nil {
+		if err := s.insert(a, off, data, from); err != nil {
 			return err
 		}
 	case end > s.rcvd:
@@ -1060,7 +1060,7 @@ func (s *Stream) deliver(data []byte, from *buffer) {
 }
 
 // insert keeps data that lies beyond a gap.
-func (s *Stream) insert(off uint64, data []byte, from *buffer) error {
+func (s *Stream) insert(a *attachment, off uint64, data []byte, from *buffer) error {
 	if len(data) == 0 {
 		return nil
 	}
@@ -1099,6 +1099,7 @@ func (s *Stream) insert(off uint64, data []byte, from *buffer) error {
 		from.refs++
 	}
 	g := s.c.pools.segment(off, data, from)
+	g.on = a
 	s.ooo = slices.Replace(s.ooo, i, j, g)
 	return nil
 }

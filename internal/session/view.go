@@ -44,6 +44,9 @@ type CarrierStats struct {
 	// Busy: it has unacknowledged data of ours, or data came over it within the
 	// last 500 ms.
 	Busy bool
+	// Late: a stream waits for what this carrier took while others have brought what
+	// comes after, or wait for the stream's window.
+	Late bool
 }
 
 // View returns a snapshot, and a channel that is closed at the next change of
@@ -156,6 +159,38 @@ func (c *core) settle(now time.Time) (next time.Time) {
 	return next
 }
 
+// maxLate bounds how many pieces beyond gaps are looked at for [CarrierStats.Late].
+const maxLate = 1024
+
+// late finds the carriers that hold up others.
+func (c *core) late() map[*attachment]bool {
+	if c.open < 2 {
+		return nil
+	}
+	late, looked := map[*attachment]bool{}, 0
+	for s := range c.all {
+		if h := s.head; h != nil && h.on != nil && s.next != nil && s.next.off+uint64(s.next.len()) > s.limit {
+			late[h.on] = true
+		}
+		if len(s.ooo) == 0 {
+			continue
+		}
+		ahead := map[*attachment]bool{}
+		for _, g := range s.ooo {
+			ahead[g.on] = true
+			if looked++; looked > maxLate {
+				return late
+			}
+		}
+		for _, a := range c.atts {
+			if a.open && !ahead[a] {
+				late[a] = true
+			}
+		}
+	}
+	return late
+}
+
 // meter measures a rate in bytes a second: what came counts for about
 // [meterSpan].
 type meter struct {
@@ -199,12 +234,13 @@ func (c *core) stats() Stats {
 		st.Streams++
 	}
 	now := time.Now()
+	late := c.late()
 	for _, a := range c.atts {
 		if a.live {
 			st.Carriers = append(st.Carriers, CarrierStats{
 				N: a.n, Kind: a.carrier.Properties().Kind, State: a.state, Suspect: a.suspect, Spent: a.spent,
 				RTT: a.rtt, Rate: a.received.now(now) + a.delivered.now(now), Up: a.up, Down: a.down,
-				Age: now.Sub(a.since), Busy: a.busy(),
+				Age: now.Sub(a.since), Busy: a.busy(), Late: late[a],
 			})
 		}
 	}
