@@ -98,6 +98,11 @@ func (c *core) setOpen(a *attachment) {
 	a.open = open
 	if !open {
 		c.open--
+		for _, b := range c.atts { // alone, it may have more on the way
+			if b.open {
+				b.wake()
+			}
+		}
 		return
 	}
 	c.open++

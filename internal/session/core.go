@@ -119,8 +119,10 @@ const (
 	// both. TCP would try for a quarter of an hour.
 	lostAfter = 15 * time.Second
 	deadAfter = 60 * time.Second
-	// minWindowTime is the least time that half a stream's window lasts: programs
-	// that wake up late need it.
+	// A stream's window grows while it is less than what is read in windowTimes
+	// [core.windowTime]: it is raised by halves, and takes a round trip, what the kernel
+	// holds and what programs are late. minWindowTime is the least such time.
+	windowTimes   = 3.5
 	minWindowTime = 25 * time.Millisecond
 	// defaultRTT stands for a round trip that was not measured yet.
 	defaultRTT = 100 * time.Millisecond
@@ -401,10 +403,10 @@ func (c *core) roundTrip() time.Duration {
 	return best
 }
 
-// windowTime is for how long half a stream's window should last.
+// windowTime is a round trip as a stream's window has to cover it.
 func (c *core) windowTime() time.Duration {
 	if c.open > 1 { // they have to come to an order
-		return 2*c.roundTrip() + 4*batchTime
+		return c.roundTrip() + 2*batchTime
 	}
 	// Of the path when it is empty: judged by the round trip that its own queue makes
 	// long, a window would grow until a page's few bytes wait behind all that it holds.

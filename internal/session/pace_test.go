@@ -10,6 +10,7 @@ import (
 
 	"busel/internal/flow"
 	"busel/internal/session"
+	"busel/internal/wire"
 	tt "busel/transport/transporttest"
 )
 
@@ -136,5 +137,41 @@ func TestBond(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A carrier that is left alone carries all, at once: beside others it waits for
+// acknowledgements.
+func TestLeftAlone(t *testing.T) {
+	for _, name := range []string{"down", "up"} {
+		for seed := range 20 {
+			synctest.Test(t, func(t *testing.T) {
+				const rate = 1.25e6
+				w := newWorld(t, serve)
+				defer w.stop()
+				w.delay = 50 * time.Millisecond
+				for range 2 {
+					if _, _, err := w.dial(tt.LinkConfig{Rate: rate, Capacity: 4 << 20}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				s := w.open(flow.Addr{Name: name, Port: endless})
+				defer s.Close()
+				if name == "up" {
+					go io.Copy(struct{ io.Writer }{s}, endlessZeros{})
+				} else {
+					go io.Copy(io.Discard, struct{ io.Reader }{s})
+				}
+				time.Sleep(3*time.Second + time.Duration(seed)*17*time.Millisecond)
+				w.client.Set(2, wire.CarrierSpare)
+				time.Sleep(500 * time.Millisecond)
+				moved := func() uint64 { st := w.client.Stats(); return st.Up + st.Down }
+				before := moved()
+				time.Sleep(2 * time.Second)
+				if got := float64(moved()-before) / 2; got < 0.8*rate {
+					t.Errorf("%s: %.0f bytes/s, want %.0f", name, got, rate)
+				}
+			})
+		}
 	}
 }

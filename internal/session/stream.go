@@ -368,13 +368,13 @@ func (s *Stream) consume(n int) {
 	if s.gone || s.recvDone || s.finalKnown {
 		return
 	}
-	// If half a window is read in less than about a round trip, the window limits the
-	// stream: DESIGN section 6. Over two at least, since what waited for a lost segment
+	// A window that is read in about a round trip limits the stream: DESIGN section 6.
+	// The rate is that of two round trips at least, since what waited for a lost segment
 	// comes all at once.
 	if n := s.consumed - s.tunedFrom; n >= s.window/2 {
 		span, now := c.windowTime(), time.Now()
 		if took := now.Sub(s.tuned); took >= 2*min(span, c.emptyTrip()) {
-			slow := s.tuned.IsZero() || float64(n)*2*float64(span) <= float64(s.window)*float64(took)
+			slow := s.tuned.IsZero() || float64(n)*windowTimes*float64(span) <= float64(s.window)*float64(took)
 			if more := min(s.window/2, maxWindow-s.window); !slow && more <= (maxGrown-c.grown)/2 {
 				s.window += more
 				c.grown += more
