@@ -22,6 +22,7 @@ type Relay struct {
 	Cover      string    // host:port to dial, or [CoverBuiltin]
 	CoverName  string    // the name, or IP address, that clients ask the cover for
 	Transports []string  // in order of preference
+	QUICPorts  Ports     // UDP ports of QUIC that looks like nothing; zero for those of Listen
 	Exit       Exit
 	LogLevel   slog.Level
 }
@@ -30,6 +31,44 @@ type Relay struct {
 // before Allow, and Allow before the built-in denials.
 type Exit struct {
 	Allow, Deny []netip.Prefix
+}
+
+// MaxPorts is how many ports a range may have (docs/PROTOCOL.md, section 14): the
+// relay has a socket for each.
+const MaxPorts = 64
+
+// Ports are the ports Low..High; the zero value is none.
+type Ports struct{ Low, High uint16 }
+
+// String is how a file names the ports; empty for none.
+func (p Ports) String() string {
+	switch {
+	case p == Ports{}:
+		return ""
+	case p.Low == p.High:
+		return strconv.Itoa(int(p.Low))
+	}
+	return fmt.Sprintf("%d-%d", p.Low, p.High)
+}
+
+// parsePorts reads A-B, or one port, in decimal; an empty text is none.
+func parsePorts(text string) (Ports, error) {
+	if text == "" {
+		return Ports{}, nil
+	}
+	first, last, isRange := strings.Cut(text, "-")
+	if !isRange {
+		last = first
+	}
+	low, errLow := strconv.ParseUint(first, 10, 16)
+	high, errHigh := strconv.ParseUint(last, 10, 16)
+	switch {
+	case errLow != nil || errHigh != nil || low == 0 || high < low:
+		return Ports{}, fmt.Errorf("%q is no range of ports", text)
+	case high-low >= MaxPorts:
+		return Ports{}, fmt.Errorf("%q has %d ports, want %d at most", text, high-low+1, MaxPorts)
+	}
+	return Ports{uint16(low), uint16(high)}, nil
 }
 
 // Borrowed reports whether the cover is somebody else's host. A client then
@@ -57,7 +96,7 @@ type relayFile struct {
 		CoverName  string   `toml:"cover-name"`
 		Transports []string `toml:"transports"`
 		Site       later    `toml:"site"` // folder of the built-in cover
-		QUICPorts  later    `toml:"quic-ports"`
+		QUICPorts  string   `toml:"quic-ports"`
 	} `toml:"relay"`
 	Exit struct {
 		Allow  []string `toml:"allow"`
@@ -183,10 +222,31 @@ func (d *decoder) relay(f *relayFile) Relay {
 		}
 	}
 
+	r.QUICPorts = d.quicPorts(f.Relay.QUICPorts, &r)
 	r.Exit.Allow = d.prefixes("exit.allow", f.Exit.Allow)
 	r.Exit.Deny = d.prefixes("exit.deny", f.Exit.Deny)
 	r.LogLevel = d.level(f.Log.Level)
 	return r
+}
+
+// quicPorts reads the range, which has to fit the rest of r.
+func (d *decoder) quicPorts(text string, r *Relay) Ports {
+	const key = "relay.quic-ports"
+	p, err := parsePorts(text)
+	switch {
+	case err != nil:
+		d.fault(key, err.Error(), fmt.Sprintf(`write quic-ports = "40000-40015", at most %d ports, or "" for the ports of listen`, MaxPorts))
+	case p != Ports{} && !slices.Contains(r.Transports, "quic"):
+		d.fault(key, "stands without quic", `write transports = ["mirror", "quic"], or quic-ports = ""`)
+	case p != Ports{} && r.Cover == CoverBuiltin:
+		for _, addr := range r.Listen {
+			_, port, _ := net.SplitHostPort(addr)
+			if n, err := strconv.ParseUint(port, 10, 16); err == nil && p.Low <= uint16(n) && uint16(n) <= p.High {
+				d.fault(key, fmt.Sprintf("has port %d, where the site answers over HTTP/3", n), "take other ports: QUIC looks like nothing on these, and nothing answers a stranger there")
+			}
+		}
+	}
+	return p
 }
 
 func (d *decoder) prefixes(key string, texts []string) []netip.Prefix {
@@ -313,9 +373,17 @@ cover = %q
 cover-name = %q
 
 # Ways to travel, the preferred one first: mirror is TLS to the cover site (TCP),
-# quic is QUIC that looks like nothing (UDP, on the same port numbers, so the
-# firewall must let UDP in too). Fresh invites are needed when this changes.
+# quic is QUIC (UDP, on the same port numbers, so the firewall must let UDP in
+# too): a visit to the built-in site over HTTP/3, or with another cover QUIC that
+# looks like nothing. Fresh invites are needed when this changes.
 transports = %s
+
+# A range of at most 64 further UDP ports, such as "40000-40015", for QUIC that
+# looks like nothing; clients take another one of them for each connection, so that
+# a censor has to block all. Let the same numbers in through the firewall. Then
+# the UDP ports of listen are left to HTTP/3: of the built-in site, or of your own
+# web server. "" is no range. Fresh invites are needed when this changes.
+quic-ports = %q
 
 [exit]
 # Addresses that clients may reach through this relay although they are denied
@@ -328,7 +396,7 @@ deny = %s
 [log]
 # debug, info, warn or error. No level but debug names an address.
 level = %q
-`, r.Address.String(), list(r.Listen), r.Cover, r.CoverName, list(r.Transports),
+`, r.Address.String(), list(r.Listen), r.Cover, r.CoverName, list(r.Transports), r.QUICPorts.String(),
 		prefixes(r.Exit.Allow), prefixes(r.Exit.Deny), strings.ToLower(r.LogLevel.String()))
 	return []byte(b.String())
 }

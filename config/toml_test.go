@@ -82,6 +82,7 @@ func TestFixturesSetEveryField(t *testing.T) {
 		Cover:      "127.0.0.1:9443",
 		CoverName:  "news.example.org",
 		Transports: []string{"quic", "mirror"},
+		QUICPorts:  Ports{40000, 40015},
 		Exit: Exit{
 			Allow: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("2001:db8::7/128")},
 			Deny:  []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
@@ -229,6 +230,55 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// TestQUICPorts reads ranges of ports, beside a cover and transports.
+func TestQUICPorts(t *testing.T) {
+	const own, builtin = `cover = "127.0.0.1:8443"`, `cover = "builtin"`
+	const noQUIC = own + "\n" + `transports = ["mirror"]`
+	for _, test := range []struct {
+		cover, text string
+		want        Ports
+		fault, hint string
+	}{
+		{own, "", Ports{}, "", ""},
+		{noQUIC, "", Ports{}, "", ""},
+		{own, "1", Ports{1, 1}, "", ""},
+		{own, "65535-65535", Ports{65535, 65535}, "", ""},
+		{own, "65472-65535", Ports{65472, 65535}, "", ""},
+		{own, "400-463", Ports{400, 463}, "", ""},
+		{own, "443", Ports{443, 443}, "", ""},
+		{builtin, "444-500", Ports{444, 500}, "", ""},
+		{builtin, "380-442", Ports{380, 442}, "", ""},
+		{own, "400-464", Ports{}, `"400-464" has 65 ports, want 64 at most`, "40000-40015"},
+		{own, "1-65535", Ports{}, "has 65535 ports", "64"},
+		{own, "0-3", Ports{}, `"0-3" is no range of ports`, "40000-40015"},
+		{own, "9-8", Ports{}, "is no range", ""},
+		{own, "8-", Ports{}, "is no range", ""},
+		{own, "-8", Ports{}, "is no range", ""},
+		{own, "+8", Ports{}, "is no range", ""},
+		{own, "8-9-10", Ports{}, "is no range", ""},
+		{own, "8, 9", Ports{}, "is no range", ""},
+		{own, "65535-65536", Ports{}, "is no range", ""},
+		{noQUIC, "400-463", Ports{}, "stands without quic", "transports ="},
+		{builtin, "443", Ports{}, "has port 443, where the site answers over HTTP/3", "other ports"},
+		{builtin, "400-443", Ports{}, "has port 443", ""},
+		{builtin, "443-500", Ports{}, "has port 443", ""},
+	} {
+		file := fmt.Sprintf("[relay]\naddress = \"198.51.100.7:443\"\ncover-name = \"a.example\"\n%s\nquic-ports = %q\n", test.cover, test.text)
+		r, err := ParseRelay("r", []byte(file))
+		if test.fault == "" {
+			if err != nil || r.QUICPorts != test.want || r.QUICPorts.String() != test.text && r.QUICPorts.Low != r.QUICPorts.High {
+				t.Errorf("%s, %q: got %v, %v", test.cover, test.text, r.QUICPorts, err)
+			}
+			continue
+		}
+		faults, _ := errors.AsType[Errors](err)
+		if len(faults) != 1 || !strings.Contains(faults[0].Error(), "relay.quic-ports: ") ||
+			!strings.Contains(faults[0].Error(), test.fault) || !strings.Contains(faults[0].Hint, test.hint) {
+			t.Errorf("%s, %q: got %v, want %q", test.cover, test.text, err, test.fault)
+		}
+	}
+}
+
 func TestFaultsAreBounded(t *testing.T) {
 	var file strings.Builder
 	for i := range 5_000 {
@@ -298,6 +348,7 @@ func TestNewRelayRoundTrip(t *testing.T) {
 		}
 		r.Exit.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 		r.LogLevel = slog.LevelError
+		r.QUICPorts = Ports{40000, uint16(40000 + len(test.cover))}
 		text := r.TOML()
 		back, err := ParseRelay("relayd.toml", text)
 		if err != nil {

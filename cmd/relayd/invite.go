@@ -77,11 +77,7 @@ func newInvite(ctx context.Context, dir *state.Dir, set *config.Relay, name stri
 		CoverName: set.CoverName,
 	}
 	for _, t := range set.Transports {
-		way := config.Transport{Name: t}
-		if t == quic.Kind && set.Cover == config.CoverBuiltin {
-			way.Options = quic.SiteOptions
-		}
-		entry.Transports = append(entry.Transports, way)
+		entry.Transports = append(entry.Transports, ways(t, set)...)
 	}
 	if set.Cover == config.CoverBuiltin {
 		cert, err := dir.Cover()
@@ -105,4 +101,22 @@ func newInvite(ctx context.Context, dir *state.Dir, set *config.Relay, name stri
 		return err
 	})
 	return bundle, err
+}
+
+// ways are what an invite says of a transport: QUIC to the built-in site is a
+// visit to it, and beside that QUIC may look like nothing on a range of ports.
+func ways(name string, set *config.Relay) (all []config.Transport) {
+	if name != quic.Kind {
+		return []config.Transport{{Name: name}}
+	}
+	if set.Cover == config.CoverBuiltin {
+		all = append(all, config.Transport{Name: name, Options: quic.SiteOptions})
+	}
+	if p := set.QUICPorts; p.Low > 0 {
+		all = append(all, config.Transport{Name: name, Options: quic.PortsOptions(p.Low, p.High)})
+	}
+	if len(all) == 0 {
+		all = append(all, config.Transport{Name: name})
+	}
+	return all
 }

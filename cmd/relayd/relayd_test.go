@@ -2,11 +2,14 @@ package main
 
 import (
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"busel/config"
 	"busel/internal/cli"
+	"busel/transport/quic"
 )
 
 func TestMain(m *testing.M) {
@@ -15,4 +18,45 @@ func TestMain(m *testing.M) {
 
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{Dir: "testdata"})
+}
+
+// What an invite says of QUIC, and where the relay listens for it.
+func TestPortRange(t *testing.T) {
+	full := config.Ports{Low: 400, High: 400 + config.MaxPorts - 1}
+	for _, c := range []struct {
+		cover string
+		ports config.Ports
+		want  []string // options
+	}{
+		{"127.0.0.1:8443", config.Ports{}, []string{""}},
+		{"127.0.0.1:8443", config.Ports{Low: 7, High: 7}, []string{"port=7"}},
+		{"127.0.0.1:8443", full, []string{"ports=400-463"}},
+		{config.CoverBuiltin, config.Ports{}, []string{"h3"}},
+		{config.CoverBuiltin, full, []string{"h3", "ports=400-463"}},
+	} {
+		set := config.Relay{Cover: c.cover, QUICPorts: c.ports, Listen: []string{":443", "[::1]:443", "[::1]:444"}}
+		var options []string
+		for _, way := range ways("quic", &set) {
+			options = append(options, way.Options)
+			if err := quic.CheckOptions(way.Options); err != nil || way.Name != "quic" {
+				t.Errorf("clients cannot use %+v: %v", way, err)
+			}
+		}
+		if !slices.Equal(options, c.want) {
+			t.Errorf("%s, %v: an invite says %q, want %q", c.cover, c.ports, options, c.want)
+		}
+		addrs := portRange(&set)
+		if c.ports.Low == 0 {
+			if len(addrs) > 0 {
+				t.Errorf("without a range the relay listens on %q", addrs)
+			}
+			continue
+		}
+		if n := 2 * int(c.ports.High-c.ports.Low+1); len(addrs) != n || addrs[0] != ":"+c.ports.String()[:len(addrs[0])-1] || addrs[n-1][:6] != "[::1]:" {
+			t.Errorf("%v: the relay listens on %q", c.ports, addrs)
+		}
+	}
+	if got := ways("mirror", &config.Relay{QUICPorts: full}); len(got) != 1 || got[0] != (config.Transport{Name: "mirror"}) {
+		t.Errorf("of mirror an invite says %+v", got)
+	}
 }

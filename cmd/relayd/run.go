@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -76,7 +77,7 @@ CAP_NET_BIND_SERVICE.`,
 func listenHint(err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return cli.Hint(err, "another program has that port: stop it, move it (your own web server belongs on loopback, see README.md), or change listen in relayd.toml; if it is a UDP port that HTTP/3 needs, take quic out of transports there")
+		return cli.Hint(err, "another program has that port: stop it, move it (your own web server belongs on loopback, see README.md), or change listen in relayd.toml; if it is a UDP port that HTTP/3 needs, name others in quic-ports, or take quic out of transports there")
 	case errors.Is(err, syscall.EACCES):
 		return cli.Hint(err, "ports below 1024 need root, or once: setcap cap_net_bind_service=+ep RELAYD")
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
@@ -212,27 +213,68 @@ func (s *server) mirrors(key *ecdh.PrivateKey, site mirror.Cover, returned chan<
 	return all, nil
 }
 
-// quics makes the listeners on the UDP ports of the same numbers, if the
-// settings have them: site answers there, if it is not nil.
+// quics makes the listeners on UDP ports, if the settings have them: of the same
+// numbers, where site answers if it is not nil, and of the range.
 func (s *server) quics(key *ecdh.PrivateKey, site *quic.Site) (all []*quic.Listener, err error) {
 	if !slices.Contains(s.set.Transports, quic.Kind) {
 		return nil, nil
 	}
 	memory := quic.NewMemory()
-	for _, addr := range s.set.Listen {
+	listen := func(site *quic.Site, addrs ...string) error {
 		l, err := quic.NewListener(quic.ListenerConfig{
-			Listen: func(ctx context.Context) ([]net.PacketConn, error) {
-				c, err := transport.System{}.ListenPacket(ctx, "udp", addr)
-				return []net.PacketConn{c}, err
-			},
-			Key: key, Site: site, Memory: memory, Logger: s.log,
+			Listen: func(ctx context.Context) ([]net.PacketConn, error) { return listenUDP(ctx, addrs) },
+			Key:    key, Site: site, Memory: memory, Logger: s.log,
 		})
+		all = append(all, l)
+		return err
+	}
+	ranged := portRange(&s.set)
+	if site != nil || len(ranged) == 0 {
+		for _, addr := range s.set.Listen {
+			if err := listen(site, addr); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if len(ranged) > 0 {
+		err = listen(nil, ranged...)
+	}
+	return all, err
+}
+
+// portRange is where QUIC listens beyond the ports of listen: at each port of the
+// range on each host.
+func portRange(set *config.Relay) (addrs []string) {
+	if set.QUICPorts.Low == 0 {
+		return nil
+	}
+	var hosts []string
+	for _, addr := range set.Listen {
+		if host, _, err := net.SplitHostPort(addr); err == nil && !slices.Contains(hosts, host) {
+			hosts = append(hosts, host)
+		}
+	}
+	for _, host := range hosts {
+		for port := int(set.QUICPorts.Low); port <= int(set.QUICPorts.High); port++ {
+			addrs = append(addrs, net.JoinHostPort(host, strconv.Itoa(port)))
+		}
+	}
+	return addrs
+}
+
+// listenUDP opens all ports, or none.
+func listenUDP(ctx context.Context, addrs []string) (open []net.PacketConn, err error) {
+	for _, addr := range addrs {
+		c, err := transport.System{}.ListenPacket(ctx, "udp", addr)
 		if err != nil {
+			for _, c := range open {
+				_ = c.Close()
+			}
 			return nil, err
 		}
-		all = append(all, l)
+		open = append(open, c)
 	}
-	return all, nil
+	return open, nil
 }
 
 func (s *server) coverKind() string {
@@ -282,7 +324,7 @@ func (s *server) exitConfig(site mirror.Cover) exit.Config {
 	if s.set.Address.IP.IsValid() {
 		c.Own = append(c.Own, s.set.Address.IP)
 	}
-	for _, text := range append([]string{site.Address}, s.set.Listen...) {
+	for _, text := range slices.Concat([]string{site.Address}, s.set.Listen, portRange(&s.set)) {
 		host, port, err := net.SplitHostPort(text)
 		if err != nil {
 			continue

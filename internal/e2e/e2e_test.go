@@ -22,6 +22,7 @@ import (
 
 	"busel/internal/front"
 	"busel/internal/nginxtest"
+	"busel/transport/quic"
 )
 
 // bin is where the programs under test are.
@@ -197,6 +198,7 @@ type relayOptions struct {
 	coverPath func(cover string) (address string)  // what leads to the cover
 	via       func(listen string) (address string) // what invites say instead of where it listens
 	quic      bool                                 // by UDP too, not only by the cover
+	ports     string                               // quic-ports
 }
 
 func startRelay(t *testing.T, o relayOptions) *relay {
@@ -233,10 +235,11 @@ func startRelay(t *testing.T, o relayOptions) *relay {
 	if !o.quic {
 		edited = replaceLine(t, edited, "transports", `transports = ["mirror"]`)
 	}
+	edited = replaceLine(t, edited, "quic-ports", fmt.Sprintf("quic-ports = %q", o.ports))
 	if err := os.WriteFile(settings, []byte(edited), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if !o.quic {
+	if !o.quic || o.ports != "" {
 		r.invite = strings.TrimSpace(command(t, "", "relayd", "invite", "-dir", dir))
 	}
 	keepSecret(t, dir)
@@ -276,6 +279,7 @@ type relayStatus struct {
 		BytesUp       int64 `json:"bytes_up_total"`
 		BytesDown     int64 `json:"bytes_down_total"`
 	} `json:"relay"`
+	QUIC []quic.Stats `json:"quic"`
 }
 
 func (r *relay) status(t *testing.T) (s relayStatus) {

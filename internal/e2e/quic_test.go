@@ -4,19 +4,30 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"busel/config"
 	"busel/internal/front"
 	"busel/internal/nginxtest"
+	"busel/internal/wire"
+	"busel/transport"
+	"busel/transport/quic"
 )
 
 // quicWorld is a relay with both transports behind a path each, on one port as
@@ -178,6 +189,110 @@ func TestDownloadMovesToQUIC(t *testing.T) {
 	if g, want := <-got, <-sums; g != want {
 		t.Errorf("the download is %s, want %s", g, want)
 	}
+}
+
+// TestPortRange has QUIC that looks like nothing on a range of ports, TCP that is
+// refused, and silence on the UDP port of the site if it has one. All clients get
+// through, each port is served, and a stranger meets nobody.
+func TestPortRange(t *testing.T) {
+	need(t, "curl")
+	const count = 5
+	free := freeUDPPorts(t, 2*count)
+	for i, name := range []string{"builtin", "nginx"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var tcp *path
+			var h3 *udpPath
+			var site *nginxtest.Server
+			if name == "nginx" {
+				site = nginxtest.Run(t, nginxtest.Config{})
+			}
+			first := free + i*count
+			r := startRelay(t, relayOptions{quic: true, cover: site, ports: fmt.Sprintf("%d-%d", first, first+count-1), via: func(listen string) string {
+				tcp = newPath(t, listen, 0)
+				h3 = newUDPPath(t, tcp.addr(), listen)
+				return tcp.addr()
+			}})
+			h3.silent.Store(true)
+			tcp.block()
+			e := invitation(t, r.invite)
+			ways := []config.Transport{{Name: "mirror"}, {Name: "quic", Options: fmt.Sprintf("ports=%d-%d", first, first+count-1)}}
+			if site == nil {
+				ways = slices.Insert(ways, 1, config.Transport{Name: "quic", Options: "h3"})
+			}
+			if !slices.Equal(e.Transports, ways) {
+				t.Errorf("the invite says %v", e.Transports)
+			}
+			// The port of the address is the site's, or is left to the web server.
+			c, err := net.ListenPacket("udp", r.listen)
+			if (err == nil) != (site != nil) {
+				t.Errorf("listening on UDP port %s: %v", r.listen, err)
+			}
+			if err == nil {
+				c.Close()
+			}
+			w := &quicWorld{relay: r, client: startClient(t, r.invite), tcp: tcp, udp: h3}
+			w.page(t, startOrigin(t))
+			w.over(t, "quic")
+			if n := r.status(t).QUIC; len(n) != len(ways)-1 || n[len(n)-1].Carriers == 0 {
+				t.Errorf("the relay says %+v", n)
+			}
+			// Each of the ports leads to the relay, for who has the invite.
+			t.Run("each", func(t *testing.T) {
+				for i := range count {
+					t.Run(strconv.Itoa(i), func(t *testing.T) {
+						t.Parallel()
+						if n := answersTo(t, fmt.Sprintf("127.0.0.1:%d", first+i), [][]byte{make([]byte, 1250), {1}}); len(n) > 0 {
+							t.Errorf("port %d answers strangers", first+i)
+						}
+						ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+						defer cancel()
+						d, err := quic.NewDialer(quic.DialerConfig{PublicKey: e.Key})
+						if err != nil {
+							t.Fatal(err)
+						}
+						defer d.Close()
+						if _, _, err := d.Dial(ctx, transport.Route{Address: e.Addresses[0].String(), Options: fmt.Sprintf("port=%d", first+i)},
+							&wire.Hello{Token: e.Token, Secret: [32]byte{1, byte(i)}, Carrier: 1}); err != nil {
+							t.Errorf("port %d: %v", first+i, err)
+						}
+					})
+				}
+			})
+			// A port that another program has is told with what to do.
+			r.end()
+			taken, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", first+count-1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer taken.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			out, err := exec.CommandContext(ctx, filepath.Join(bin, "relayd"), "run", "-dir", r.dir).CombinedOutput()
+			if err == nil || !strings.Contains(string(out), "name others in quic-ports") {
+				t.Errorf("with a port that is taken: %v\n%s", err, out)
+			}
+		})
+	}
+}
+
+// freeUDPPorts finds n consecutive UDP ports that nobody has.
+func freeUDPPorts(t *testing.T, n int) (first int) {
+	t.Helper()
+search:
+	for range 100 {
+		first = 10000 + mathrand.IntN(4900) // where freePort takes none
+		for i := range n {
+			c, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", first+i))
+			if err != nil {
+				continue search
+			}
+			c.Close()
+		}
+		return first
+	}
+	t.Fatalf("no %d free UDP ports in a row", n)
+	return 0
 }
 
 // TestStrangersDatagrams sends what a prober would to the relay's UDP port.

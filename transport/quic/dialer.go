@@ -91,8 +91,9 @@ type Dialer struct {
 	judge func() (*certs.Verifier, error) // of the site's certificate
 	end   context.CancelFunc
 
-	mu sync.Mutex
-	wg sync.WaitGroup // of all connections' goroutines; Add under mu
+	mu   sync.Mutex
+	wg   sync.WaitGroup // of all connections' goroutines; Add under mu
+	last uint16         // port of a range that was taken last; guarded by mu
 }
 
 var _ transport.Dialer = (*Dialer)(nil)
@@ -255,6 +256,20 @@ func (d *Dialer) open(ctx context.Context, r transport.Route, o options) (*visit
 	return v, nil
 }
 
+// hop draws one of the ports low..high, another one than the last time: what
+// befell that one, or still goes on there, is not met again.
+func (d *Dialer) hop(low, high uint16) uint16 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := int(high-low) + 1
+	if d.last < low || d.last > high || n == 1 {
+		d.last = low + uint16(rand.N(n))
+		return d.last
+	}
+	d.last = low + uint16((int(d.last-low)+1+rand.N(n-1))%n)
+	return d.last
+}
+
 // resolve returns where to send to. A name is looked up by connecting a socket,
 // which sends nothing to the relay.
 func (d *Dialer) resolve(ctx context.Context, r transport.Route, o options) (netip.AddrPort, error) {
@@ -263,7 +278,7 @@ func (d *Dialer) resolve(ctx context.Context, r transport.Route, o options) (net
 		return netip.AddrPort{}, err
 	}
 	if o.high > 0 {
-		port = strconv.Itoa(int(o.low) + rand.N(int(o.high-o.low)+1))
+		port = strconv.Itoa(int(d.hop(o.low, o.high)))
 	}
 	address := net.JoinHostPort(host, port)
 	if a, err := netip.ParseAddrPort(address); err == nil {

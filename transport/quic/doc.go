@@ -33,6 +33,12 @@
 // The two split keys of Noise are not used: QUIC's are bound to the handshake
 // that it has authenticated.
 //
+// # Ports
+//
+// The scrambled form may have a range of up to [MaxPorts] ports, one socket each,
+// all of one [Listener] with its bounds and its memory of replays. A client takes
+// another one for each dial. The HTTP/3 form has one port: no site is met on many.
+//
 // # Guarantees
 //
 // Nobody without S draws a datagram from a relay. Who has S, but no invite,

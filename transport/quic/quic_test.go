@@ -5,7 +5,9 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"runtime"
 	"sync"
@@ -250,9 +252,159 @@ func TestDialFailures(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	for options, ok := range map[string]bool{"": true, "port=1": true, "port=65535": true, "port=0": false, "port=65536": false, "port=": false, "port=+1": false, "x": false, "port=1,x": false} {
+	for options, ok := range map[string]bool{"": true, "port=1": true, "port=65535": true, "port=0": false, "port=65536": false, "port=": false, "port=+1": false, "x": false, "port=1,x": false,
+		"ports=1-1": true, "ports=1-64": true, "ports=1-65": false, "ports=65472-65535": true, "ports=65535-65536": false, "ports=2-1": false,
+		"ports=1": false, "port=1-2": false, "ports=0-1": false, "ports=1-2-3": false, "ports=1-2,port=1": false, "ports=1-2,ports=1-2": false,
+		"h3": true, "h3,h3": false, "h3,port=1": true} {
 		if err := CheckOptions(options); (err == nil) != ok {
 			t.Errorf("%q: %v", options, err)
+		}
+	}
+}
+
+// A relay listens on all ports of a range at once, with one bound for all of them,
+// and a client goes from one to another.
+func TestPortRange(t *testing.T) {
+	var sockets []net.PacketConn
+	first := 0
+	for tries := 0; first == 0; tries++ {
+		if tries == 100 {
+			t.Fatal("no three free ports in a row")
+		}
+		n := 10000 + mathrand.IntN(20000)
+		for i := range 3 {
+			c, err := transport.System{}.ListenPacket(t.Context(), "udp", fmt.Sprintf("127.0.0.1:%d", n+i))
+			if err != nil {
+				for _, c := range sockets {
+					c.Close()
+				}
+				sockets = nil
+				break
+			}
+			sockets = append(sockets, c)
+		}
+		if sockets != nil {
+			first = n
+		}
+	}
+	r := startRelay(t, func(cfg *ListenerConfig) {
+		cfg.Listen = func(context.Context) ([]net.PacketConn, error) { return sockets, nil }
+		cfg.MaxConns = 3
+	})
+	carriers, _ := r.answer(t, wire.Accept{})
+	asked := &askedPorts{}
+	d := r.dialer(t, asked)
+	route := transport.Route{Relay: "r1", Transport: Kind, Address: "127.0.0.1:1", Options: PortsOptions(uint16(first), uint16(first+2))}
+	dial := func() (transport.Carrier, error) {
+		c, _, err := d.Dial(testContext(t), route, testHello())
+		if err == nil {
+			relay := <-carriers
+			exchange(t, c, relay)
+			exchange(t, relay, c)
+		}
+		return c, err
+	}
+	seen := map[int]bool{}
+	for range 12 {
+		c, err := dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		for ctx := testContext(t); r.Stats().Conns > 0 && ctx.Err() == nil; {
+			runtime.Gosched()
+		}
+		seen[asked.last(t)] = true
+	}
+	if len(seen) < 2 {
+		t.Errorf("12 dials in a row went to %v", seen)
+	}
+	for range 3 {
+		c, err := dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	_, err := dial()
+	if de, ok := errors.AsType[*transport.DialError](err); !ok || de.Failure != transport.Refused {
+		t.Errorf("one more than MaxConns on all ports together: %v", err)
+	}
+	if err := r.stop(); err != nil {
+		t.Error(err)
+	}
+	for _, c := range sockets {
+		if err := c.SetDeadline(time.Now()); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("after Run port %v is open: %v", c.LocalAddr(), err)
+		}
+	}
+}
+
+// askedPorts notes where datagrams go to.
+type askedPorts struct {
+	transport.System
+	mu  sync.Mutex
+	all []net.Addr
+}
+
+type askedSocket struct {
+	net.PacketConn
+	n *askedPorts
+}
+
+func (n *askedPorts) ListenPacket(ctx context.Context, network, addr string) (net.PacketConn, error) {
+	c, err := n.System.ListenPacket(ctx, network, addr)
+	return askedSocket{c, n}, err
+}
+
+func (s askedSocket) WriteTo(b []byte, to net.Addr) (int, error) {
+	s.n.mu.Lock()
+	s.n.all = append(s.n.all, to)
+	s.n.mu.Unlock()
+	return s.PacketConn.WriteTo(b, to)
+}
+
+// last is the one port that was asked since the last call.
+func (n *askedPorts) last(t *testing.T) int {
+	t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	port := n.all[0].(*net.UDPAddr).Port
+	for _, a := range n.all {
+		if p := a.(*net.UDPAddr).Port; p != port {
+			t.Errorf("one carrier has asked the ports %d and %d", port, p)
+		}
+	}
+	n.all = nil
+	return port
+}
+
+// A range is used up evenly, and no port of it twice in a row.
+func TestHop(t *testing.T) {
+	for _, c := range []struct{ low, high uint16 }{{1, 1}, {1, 2}, {65472, 65535}, {40000, 40004}} {
+		d := new(Dialer)
+		const draws = 6400
+		count := map[uint16]int{}
+		last := uint16(0)
+		for range draws {
+			p := d.hop(c.low, c.high)
+			if p < c.low || p > c.high || p == last && c.low != c.high {
+				t.Fatalf("%d-%d: %d after %d", c.low, c.high, p, last)
+			}
+			last = p
+			count[p]++
+		}
+		n := int(c.high-c.low) + 1
+		for p, times := range count {
+			if mean := draws / n; times < mean/2 || times > 2*mean {
+				t.Errorf("%d-%d: port %d was taken %d times, want about %d", c.low, c.high, p, times, mean)
+			}
+		}
+		if len(count) != n {
+			t.Errorf("%d-%d: %d ports of %d were taken", c.low, c.high, len(count), n)
+		}
+		if p := d.hop(7, 7); p != 7 {
+			t.Errorf("of another range: %d", p)
 		}
 	}
 }
