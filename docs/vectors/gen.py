@@ -468,9 +468,14 @@ def quic():
         noise.mix_key(x25519(back, public(e)))
         answer = struct.pack(">BIHI", 0, 3600, 60, 0)
         second = public(back) + noise.encrypt(answer)
+        first, second = struct.pack(">H", len(first)) + first, struct.pack(">H", len(second)) + second
+        mark = base64.urlsafe_b64encode(expand(extract(exporter, public(s)), b"busel quic 1 mark", 24)).decode()
+        # Of the HTTP/3 form: what is in the DATA frames of request and response.
+        up, down = 319 * i, 1000 + i
         f.add("HELLO", [("relay_private", s), ("relay_public", public(s)), ("client_ephemeral", e), ("relay_ephemeral", back),
-                        ("exporter", exporter), ("hello", said), ("message_1", struct.pack(">H", len(first)) + first),
-                        ("accept", answer), ("message_2", struct.pack(">H", len(second)) + second)])
+                        ("exporter", exporter), ("hello", said), ("message_1", first), ("accept", answer), ("message_2", second),
+                        ("mark", mark), ("cookie", "id=" + mark), ("request_filler", up), ("request", first + struct.pack(">H", up) + bytes(up)),
+                        ("response_filler", down), ("response", second + struct.pack(">H", down) + bytes(down))])
     return f
 
 

@@ -421,7 +421,12 @@ func (l *Listener) hearScrambled(conn *quicgo.Conn) (*pending, error) {
 		l.noHello.Add(1)
 		return nil, err
 	}
-	p, err := l.hear(conn, s)
+	binding, err := exporter(conn)
+	if err != nil {
+		l.noHello.Add(1)
+		return nil, err
+	}
+	p, err := l.hear(conn, binding, s)
 	if err != nil {
 		// Not an end of the connection, which would be one of a relay that stops: the
 		// client shall know that nobody here opens its hello.
@@ -437,12 +442,9 @@ func (l *Listener) hearScrambled(conn *quicgo.Conn) (*pending, error) {
 	return p, nil
 }
 
-// hear opens the hello that is read from a stream of conn.
-func (l *Listener) hear(conn *quicgo.Conn, from io.Reader) (*pending, error) {
-	binding, err := exporter(conn)
-	if err != nil {
-		return nil, err
-	}
+// hear opens the hello that is read from a stream of conn, whose exporter is
+// binding.
+func (l *Listener) hear(conn *quicgo.Conn, binding []byte, from io.Reader) (*pending, error) {
 	hs, err := responder(binding, l.cfg.Key)
 	if err != nil {
 		return nil, err

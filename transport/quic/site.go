@@ -62,10 +62,10 @@ func (s *Site) server(h http.Handler) *http3.Server {
 // visitor is a connection to the site. Its handler is between the HTTP/3 server
 // and the site, and does nothing but for a client's first request.
 type visitor struct {
-	l    *Listener
-	conn *quicgo.Conn
-	mark func() (string, error)
-	said atomic.Bool // a hello was read, or one began
+	l       *Listener
+	conn    *quicgo.Conn
+	binding func() ([]byte, error) // conn's exporter
+	said    atomic.Bool            // a hello was read, or one began
 
 	stop    context.CancelFunc // ends the waiting for requests
 	stopped chan struct{}
@@ -75,14 +75,7 @@ type visitor struct {
 func (l *Listener) visit(ctx context.Context, conn *quicgo.Conn) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.CloseWithError(noError, "") })
 	defer stop()
-	v := &visitor{l: l, conn: conn, stopped: make(chan struct{})}
-	v.mark = sync.OnceValues(func() (string, error) {
-		binding, err := exporter(conn)
-		if err != nil {
-			return "", err
-		}
-		return mark(binding, [32]byte(l.cfg.Key.PublicKey().Bytes()))
-	})
+	v := &visitor{l: l, conn: conn, binding: sync.OnceValues(func() ([]byte, error) { return exporter(conn) }), stopped: make(chan struct{})}
 	requests, stopRequests := context.WithCancel(conn.Context())
 	defer stopRequests()
 	v.stop = stopRequests
@@ -155,13 +148,21 @@ func (v *visitor) marked(r *http.Request) bool {
 	if r.Method != http.MethodGet || len(got) != len(markCookie)+markLen {
 		return false
 	}
-	want, err := v.mark()
+	binding, err := v.binding()
+	if err != nil {
+		return false
+	}
+	want, err := mark(binding, [32]byte(v.l.cfg.Key.PublicKey().Bytes()))
 	return err == nil && subtle.ConstantTimeCompare([]byte(got), []byte(markCookie+want)) == 1 && v.said.CompareAndSwap(false, true)
 }
 
 // hear opens the hello at the start of a request's body.
 func (v *visitor) hear(body io.Reader) (*pending, error) {
-	p, err := v.l.hear(v.conn, body)
+	binding, err := v.binding()
+	if err != nil {
+		return nil, err
+	}
+	p, err := v.l.hear(v.conn, binding, body)
 	if err != nil {
 		return nil, err
 	}

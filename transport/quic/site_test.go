@@ -3,19 +3,23 @@ package quic
 import (
 	"bytes"
 	"context"
+	"crypto/ecdh"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/flynn/noise"
 	quicgo "github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 
@@ -209,6 +213,108 @@ func TestSiteStrangers(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzRequest: whatever a stranger says in the head and body of a request, the site
+// answers, and nothing of the body is read unless the head has this connection's
+// mark; with it, only the hello made for this relay and connection opens, no more is
+// read than a hello and a filler have, and nothing behind them.
+func FuzzRequest(f *testing.F) {
+	key, err := ecdh.X25519().NewPrivateKey(bytes.Repeat([]byte{7}, 32))
+	if err != nil {
+		f.Fatal(err)
+	}
+	const page = "the site"
+	l, err := NewListener(ListenerConfig{
+		Key: key, Listen: func(context.Context) ([]net.PacketConn, error) { return nil, nil },
+		Site: &Site{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, page) })},
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	relay, binding := [32]byte(key.PublicKey().Bytes()), make([]byte, exporterLen)
+	right, err := mark(binding, relay)
+	if err != nil {
+		f.Fatal(err)
+	}
+	// Its ephemeral key is fixed, as every fuzzing process makes the message anew.
+	cfg := noiseConfig(binding)
+	cfg.Initiator, cfg.PeerStatic, cfg.Random = true, relay[:], bytes.NewReader(bytes.Repeat([]byte{8}, 32))
+	hs, err := noise.NewHandshakeState(cfg)
+	if err != nil {
+		f.Fatal(err)
+	}
+	var hello bytes.Buffer
+	if err := writeMessage(&hello, hs, testHello().Append(nil)); err != nil {
+		f.Fatal(err)
+	}
+	body := func(n int, rest ...byte) []byte { return slices.Concat(hello.Bytes(), filler(n), rest) }
+	cookie := markCookie + right
+	for _, seed := range []struct {
+		method, cookie string
+		body           []byte
+	}{
+		{"GET", cookie, body(0)}, {"GET", cookie, body(319, 1, 2, 3)}, {"GET", cookie, body(maxFiller)}, {"GET", cookie, body(maxFiller + 1)},
+		{"GET", cookie, append(slices.Clone(hello.Bytes()), 0x40, 1)}, {"GET", cookie, append(slices.Clone(hello.Bytes()), 0xff, 0xff, 0)},
+		{"GET", cookie, append(slices.Clone(hello.Bytes()), 0, 9, 1)}, {"GET", cookie, hello.Bytes()}, {"GET", cookie, nil},
+		{"GET", cookie, []byte{0xff, 0xff, 0}}, {"GET", cookie, []byte{0, 47}}, {"GET", cookie, append([]byte{0, 48}, make([]byte, 48)...)},
+		{"POST", cookie, body(0)}, {"get", cookie, body(0)}, {"HEAD", cookie, body(0)},
+		{"GET", "", body(0)}, {"GET", right, body(0)}, {"GET", cookie[:len(cookie)-1], body(0)}, {"GET", cookie + "=", body(0)},
+		{"GET", "ID=" + right, body(0)}, {"GET", cookie[:len(cookie)-1] + "!", body(0)}, {"GET", cookie + "; a=b", body(0)},
+	} {
+		f.Add(seed.method, seed.cookie, seed.body)
+	}
+	f.Fuzz(func(t *testing.T, method, cookies string, b []byte) {
+		request := func() (*http.Request, *bytes.Reader) {
+			unread := bytes.NewReader(b)
+			return &http.Request{Method: method, Header: http.Header{"Cookie": {cookies}}, Body: io.NopCloser(unread)}, unread
+		}
+		visit := func() *visitor { return &visitor{l: l, binding: func() ([]byte, error) { return binding, nil }} }
+		genuine := bytes.HasPrefix(b, hello.Bytes()) // and a whole filler behind it
+		if genuine {
+			rest := b[hello.Len():]
+			n := len(rest)
+			if n >= 2 {
+				n = 2 + int(binary.BigEndian.Uint16(rest))
+			}
+			genuine = n >= 2 && n <= len(rest) && n <= 2+maxFiller
+		}
+		v := visit()
+		r, unread := request()
+		known := method == "GET" && cookies == cookie
+		if got := v.marked(r); got != known {
+			t.Fatalf("marked is %v for %q, %q", got, method, cookies)
+		}
+		if v.marked(r) {
+			t.Fatal("a second request on the connection is marked, too")
+		}
+		if known {
+			p, err := v.hear(r.Body)
+			read := len(b) - unread.Len()
+			switch {
+			case (err == nil) != genuine:
+				t.Fatalf("%x opens: %v", b, err)
+			case read > 2+noiseOverhead+maxPayload+2+maxFiller:
+				t.Fatalf("%d bytes were read", read)
+			case err == nil && !bytes.Equal(p.hello.Append(nil), testHello().Append(nil)):
+				t.Fatal("another hello was opened")
+			case err == nil && read != hello.Len()+2+int(binary.BigEndian.Uint16(b[hello.Len():])):
+				t.Fatalf("%d bytes of %d were read", read, len(b))
+			}
+		}
+		if known && genuine {
+			return
+		}
+		r, unread = request()
+		w := httptest.NewRecorder()
+		visit().ServeHTTP(w, r)
+		if w.Body.String() != page || w.Code != http.StatusOK {
+			t.Fatalf("the answer is %d %q", w.Code, w.Body)
+		}
+		if !known && unread.Len() != len(b) {
+			t.Fatal("the relay reads the body of a request without a mark")
+		}
+	})
 }
 
 // A dial that was given up leaves no socket.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -313,15 +314,26 @@ func TestVectors(t *testing.T) {
 	}
 	count := 0
 	for paragraph := range strings.SplitSeq(string(raw), "\n\n") {
-		v := map[string][]byte{}
+		v, text := map[string][]byte{}, map[string]string{}
 		for line := range strings.Lines(paragraph) {
 			key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 			v[key], _ = hex.DecodeString(value)
+			text[key] = value
 		}
 		if v["message_1"] == nil {
 			continue
 		}
 		count++
+		// The HTTP/3 form has the same messages, a mark before and fillers behind.
+		if got, err := mark(v["exporter"], [32]byte(v["relay_public"])); err != nil || got != text["mark"] || markCookie+got != text["cookie"] || len(got) != markLen {
+			t.Errorf("the mark is %q, %v; want %q", got, err, text["mark"])
+		}
+		for name, message := range map[string][]byte{"request": v["message_1"], "response": v["message_2"]} {
+			n, err := strconv.Atoi(text[name+"_filler"])
+			if got := append(bytes.Clone(message), filler(n)...); err != nil || !bytes.Equal(got, v[name]) {
+				t.Errorf("the %s is %x, %v", name, got, err)
+			}
+		}
 		// The ephemeral keys are the vectors', so that the messages are.
 		state := func(ephemeral string, change func(*noise.Config)) *noise.HandshakeState {
 			cfg := noiseConfig(v["exporter"])
