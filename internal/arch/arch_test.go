@@ -82,7 +82,7 @@ type dependency struct {
 var dependencies = []dependency{
 	{"github.com/refraction-networking/utls", []string{"transport/mirror", "scripts/lab/tunnel"}, "one place speaks TLS as a browser does, and the lab plays another tool that does"},
 	{"github.com/flynn/noise", []string{"transport/mirror", "transport/quic"}, "the hello of a carrier"},
-	{"github.com/quic-go/quic-go", []string{"transport/quic"}, "one place speaks QUIC"},
+	{"github.com/quic-go/quic-go", []string{"transport/quic", "internal/e2e"}, "one place speaks QUIC, and the tests visit its site as strangers"},
 	{"github.com/armon/go-socks5", []string{"internal/front"}, "it parses requests and authentication, no more"},
 	{"github.com/BurntSushi/toml", []string{"config", "scripts/lab/censor/rule"}, "one place reads TOML, strictly; the lab's rules are no configuration of the programs"},
 	{"rsc.io/qr", []string{"config", "cmd/..."}, "invites as pictures"},

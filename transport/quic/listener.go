@@ -49,7 +49,8 @@ const (
 	maxEarlyFrom = 32
 	earlyWindow  = 256 << 10
 	// maxVisitors is maxEarly of the HTTP/3 form, in which everyone is a visitor of
-	// the site. One address may have them all: a bound for one could be measured.
+	// the site. One address may have them all: a bound for one could be measured. Who
+	// comes beyond them takes the place of another (visitors.go).
 	maxVisitors = 256
 	// maxWide bounds by how much the receive windows of all connections together
 	// are wider than that, in bytes: a client can fill a window that only a missing
@@ -85,6 +86,7 @@ type Listener struct {
 	wide                         atomic.Uint64 // bytes, see maxWide
 	mu                           sync.Mutex
 	earlyFrom                    map[netip.Prefix]int
+	visitors                     []*visitor // that have no carrier, the longest there first; guarded by mu
 	carriers, noHello, dataBytes atomic.Uint64
 	scrambler                    atomic.Pointer[scrambler] // while it runs
 }
@@ -140,6 +142,8 @@ type place struct {
 	live bool   // a carrier
 	wide uint64 // of the listener's wide
 	left bool
+
+	visitor *visitor // of the HTTP/3 form; guarded by l.mu
 }
 
 type placeKey struct{}
@@ -151,7 +155,7 @@ func (l *Listener) admit(ctx context.Context, client *quicgo.ClientInfo) (contex
 		l.conns.Add(-1)
 		return nil, errBusy
 	}
-	if l.early.Add(1) > l.maxEarly() {
+	if l.early.Add(1) > l.maxEarly() && !l.makeRoom() {
 		l.early.Add(-1)
 		l.conns.Add(-1)
 		return nil, errBusy
@@ -213,6 +217,7 @@ func (p *place) settle() {
 		if p.l.earlyFrom[p.from]--; p.l.earlyFrom[p.from] <= 0 {
 			delete(p.l.earlyFrom, p.from)
 		}
+		p.l.forget(p.visitor)
 	})
 }
 

@@ -66,6 +66,8 @@ type visitor struct {
 	conn    *quicgo.Conn
 	binding func() ([]byte, error) // conn's exporter
 	said    atomic.Bool            // a hello was read, or one began
+	streams atomic.Int64           // open ones
+	drop    context.CancelFunc     // closes conn
 
 	stop    context.CancelFunc // ends the waiting for requests
 	stopped chan struct{}
@@ -73,9 +75,12 @@ type visitor struct {
 
 // visit stays with a connection for its life.
 func (l *Listener) visit(ctx context.Context, conn *quicgo.Conn) {
+	ctx, drop := context.WithCancel(ctx)
+	defer drop()
 	stop := context.AfterFunc(ctx, func() { _ = conn.CloseWithError(noError, "") })
 	defer stop()
-	v := &visitor{l: l, conn: conn, binding: sync.OnceValues(func() ([]byte, error) { return exporter(conn) }), stopped: make(chan struct{})}
+	v := &visitor{l: l, conn: conn, binding: sync.OnceValues(func() ([]byte, error) { return exporter(conn) }), drop: drop, stopped: make(chan struct{})}
+	defer l.enter(v)()
 	requests, stopRequests := context.WithCancel(conn.Context())
 	defer stopRequests()
 	v.stop = stopRequests
@@ -91,7 +96,11 @@ func (l *Listener) visit(ctx context.Context, conn *quicgo.Conn) {
 			if err != nil {
 				return
 			}
-			wg.Go(func() { server.HandleUnidirectionalStream(s) })
+			l.opened(v)
+			wg.Go(func() {
+				defer v.streams.Add(-1)
+				server.HandleUnidirectionalStream(s)
+			})
 		}
 	})
 	for {
@@ -100,7 +109,11 @@ func (l *Listener) visit(ctx context.Context, conn *quicgo.Conn) {
 			break
 		}
 		_ = s.SetReadDeadline(time.Now().Add(headTimeout))
-		wg.Go(func() { server.HandleRequestStream(s) })
+		l.opened(v)
+		wg.Go(func() {
+			defer v.streams.Add(-1)
+			server.HandleRequestStream(s)
+		})
 	}
 	close(v.stopped)
 	<-conn.Context().Done()

@@ -215,6 +215,117 @@ func TestSiteStrangers(t *testing.T) {
 	}
 }
 
+// All places are taken by visitors who ask for nothing: a client gets in all the
+// same, and the one who came first has to go, in good order.
+func TestVisitorsMakeRoom(t *testing.T) {
+	r, d := startSite(t)
+	carriers, _ := r.answer(t, wire.Accept{})
+	first, _, err := d.Dial(testContext(t), r.siteRoute(), testHello())
+	if err != nil {
+		t.Fatal(err)
+	}
+	firstRelay := <-carriers
+	socket, err := transport.System{}.ListenPacket(t.Context(), "udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	visits := &quicgo.Transport{Conn: socket}
+	defer socket.Close()
+	defer visits.Close()
+	to, err := net.ResolveUDPAddr("udp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	visit := func() *quicgo.Conn {
+		t.Helper()
+		c, err := visits.Dial(testContext(t), to, &tls.Config{InsecureSkipVerify: true, ServerName: siteName, NextProtos: []string{http3.NextProtoH3}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	var all []*quicgo.Conn
+	for len(all) < maxVisitors {
+		all = append(all, visit())
+	}
+	c, _, err := d.Dial(testContext(t), r.siteRoute(), testHello())
+	if err != nil {
+		t.Fatalf("with %d visitors a client: %v", len(all), err)
+	}
+	relay := <-carriers
+	for range 2 {
+		all = append(all, visit())
+	}
+	for _, c := range all[:2] {
+		select {
+		case <-c.Context().Done():
+		case <-time.After(patience):
+			t.Fatal("nobody had to go")
+		}
+		if e, ok := errors.AsType[*quicgo.ApplicationError](context.Cause(c.Context())); !ok || e.ErrorCode != noError || !e.Remote {
+			t.Errorf("who came first was sent away with %v", context.Cause(c.Context()))
+		}
+	}
+	left := 0
+	for _, c := range all {
+		if c.Context().Err() == nil {
+			left++
+		}
+	}
+	// The client had a place, too, until it was known.
+	if left < maxVisitors-1 || left > maxVisitors {
+		t.Errorf("%d visitors are left, want %d", left, maxVisitors)
+	}
+	for _, pair := range [][2]transport.Carrier{{first, firstRelay}, {c, relay}} {
+		exchange(t, pair[0], pair[1])
+		exchange(t, pair[1], pair[0])
+		pair[0].Close()
+		pair[1].Close()
+	}
+}
+
+// Who has to go when there are too many streams: who has the most of them, if that
+// is more than everyone's share.
+func TestDropOne(t *testing.T) {
+	for _, c := range []struct {
+		streams []int64
+		want    int
+	}{
+		{nil, -1},
+		{[]int64{0}, 0},
+		{[]int64{0, 5, fairStreams}, 0},
+		{[]int64{0, fairStreams + 1, 5}, 1},
+		{[]int64{fairStreams + 1, 100, 99, 100}, 1},
+	} {
+		l, gone := new(Listener), -1
+		for i, n := range c.streams {
+			v := &visitor{l: l, drop: func() { gone = i }}
+			v.streams.Store(n)
+			l.visitors = append(l.visitors, v)
+		}
+		if ok := l.makeRoom(); ok != (c.want >= 0) || gone != c.want || ok && len(l.visitors) != len(c.streams)-1 {
+			t.Errorf("%v: %d has to go, %v, want %d", c.streams, gone, ok, c.want)
+		}
+	}
+	// One opens streams as nobody else does.
+	l := new(Listener)
+	gone := 0
+	for range maxVisitors {
+		l.visitors = append(l.visitors, &visitor{l: l, drop: func() { t.Error("somebody else had to go") }})
+		l.visitors[len(l.visitors)-1].streams.Store(fairStreams - 1)
+	}
+	greedy := &visitor{l: l, drop: func() { gone++ }}
+	l.visitors[7] = greedy
+	for range maxVisitors + fairStreams - 1 {
+		if l.opened(greedy); gone > 0 {
+			t.Fatalf("gone with %d streams", greedy.streams.Load())
+		}
+	}
+	if l.opened(greedy); gone != 1 {
+		t.Errorf("still there with %d streams", greedy.streams.Load())
+	}
+}
+
 // FuzzRequest: whatever a stranger says in the head and body of a request, the site
 // answers, and nothing of the body is read unless the head has this connection's
 // mark; with it, only the hello made for this relay and connection opens, no more is
