@@ -315,7 +315,8 @@ func (v *visit) sayHello(ctx context.Context, relay [32]byte, hello *wire.Hello)
 	if err != nil {
 		return fail(err)
 	}
-	before := v.conn.ConnectionStats().PacketsReceived
+	w := v.wait()
+	defer w.stop()
 	// Encoded not before now: early data that came meanwhile is in it.
 	if err := writeMessage(s, hs, hello.Append(nil)); err != nil {
 		return fail(err)
@@ -323,26 +324,56 @@ func (v *visit) sayHello(ctx context.Context, relay [32]byte, hello *wire.Hello)
 	_ = s.SetReadDeadline(time.Now().Add(replyTimeout))
 	payload, err := readMessage(s, hs)
 	if err != nil {
-		return fail(v.reason(err, before))
+		return fail(w.reason(err))
 	}
+	w.proven = true
 	_ = s.SetReadDeadline(time.Time{})
 	accept, err := wire.ParseAccept(payload)
 	if err != nil {
-		return fail(v.reason(err, before))
+		return fail(w.reason(err))
 	}
 	return scrambledWays(v.conn, s), accept, nil
 }
 
+// waiting is the time from a hello to its reply.
+type waiting struct {
+	conn    *quicgo.Conn
+	before  quicgo.ConnectionStats                 // when the hello was about to be sent
+	quarter atomic.Pointer[quicgo.ConnectionStats] // after a quarter of replyTimeout
+	timer   *time.Timer
+	proven  bool // the relay's message was opened
+}
+
+func (v *visit) wait() *waiting {
+	w := &waiting{conn: v.conn, before: v.conn.ConnectionStats()}
+	w.timer = time.AfterFunc(replyTimeout/4, func() {
+		st := w.conn.ConnectionStats()
+		w.quarter.Store(&st)
+	})
+	return w
+}
+
+func (w *waiting) stop() { w.timer.Stop() }
+
 // reason is why there is no reply: what ended the connection or the path, or else
-// errNoReply. before is how many packets had come when the hello was sent.
-func (v *visit) reason(err error, before uint64) error {
+// errNoReply.
+func (w *waiting) reason(err error) error {
 	_, app := errors.AsType[*quicgo.ApplicationError](err)
 	_, broken := errors.AsType[*quicgo.TransportError](err)
 	_, idle := errors.AsType[*quicgo.IdleTimeoutError](err)
 	_, reset := errors.AsType[*quicgo.StatelessResetError](err)
-	silent := errors.Is(err, os.ErrDeadlineExceeded) && v.conn.ConnectionStats().PacketsReceived == before
-	if app || broken || idle || reset || silent {
+	if w.proven || app || broken || idle || reset || errors.Is(err, os.ErrDeadlineExceeded) && w.silent() {
 		return err
 	}
 	return fmt.Errorf("%w: %w", errNoReply, err)
+}
+
+// silent reports whether the path ended before the hello arrived: nothing came since,
+// or but for what was under way then, while QUIC sent the hello again and again, as it
+// does until it is acknowledged (RFC 9002, section 6.2.1: each probe waits twice as
+// long as the last, so that one is in the last three quarters of any time).
+func (w *waiting) silent() bool {
+	now, quarter := w.conn.ConnectionStats(), w.quarter.Load()
+	return now.PacketsReceived == w.before.PacketsReceived ||
+		quarter != nil && now.PacketsReceived == quarter.PacketsReceived && now.PacketsSent > quarter.PacketsSent
 }

@@ -3,6 +3,7 @@ package quic
 import (
 	"context"
 	"crypto/ecdh"
+	"crypto/sha256"
 	"errors"
 	"net"
 	"os"
@@ -21,6 +22,7 @@ import (
 type memNetwork struct {
 	delay time.Duration
 	most  int // longer datagrams are lost; 0: none are
+	limit int // so many arrive, and then none; 0: all do
 	mu    sync.Mutex
 	ports map[string]*memSocket
 	sent  int
@@ -62,14 +64,15 @@ func (n *memNetwork) count() int {
 
 func (s *memSocket) WriteTo(b []byte, addr net.Addr) (int, error) {
 	s.net.mu.Lock()
-	to, err := s.net.ports[addr.String()], s.net.fault
+	to, err, most := s.net.ports[addr.String()], s.net.fault, s.net.most
 	s.net.sent++
+	dark := s.net.limit > 0 && s.net.sent > s.net.limit
 	s.net.mu.Unlock()
 	if err != nil {
 		return 0, err
 	}
 	d := memDatagram{append([]byte(nil), b...), s.addr}
-	if to != nil && (s.net.most == 0 || len(b) <= s.net.most) {
+	if to != nil && !dark && (most == 0 || len(b) <= most) {
 		time.AfterFunc(s.net.delay, func() {
 			select {
 			case to.in <- d:
@@ -296,16 +299,27 @@ const afterDial = time.Minute
 
 // dialOver dials a relay of its own over n and does something with the carrier.
 func dialOver(t *testing.T, n *memNetwork, do func(client, relay transport.Carrier)) error {
+	return dialSite(t, n, nil, do, func() {})
+}
+
+// dialSite is dialOver to a relay whose site answers everyone, if it is not nil.
+// dialled is called after the dial.
+func dialSite(t *testing.T, n *memNetwork, site *Site, do func(client, relay transport.Carrier), dialled func()) error {
 	key, err := ecdh.X25519().NewPrivateKey(append(make([]byte, 31), 1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	socket, _ := n.ListenPacket(t.Context(), "", "")
-	l, err := NewListener(ListenerConfig{Key: key, Listen: func(context.Context) ([]net.PacketConn, error) { return []net.PacketConn{socket}, nil }})
+	l, err := NewListener(ListenerConfig{Key: key, Site: site, Listen: func(context.Context) ([]net.PacketConn, error) { return []net.PacketConn{socket}, nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := NewDialer(DialerConfig{PublicKey: [32]byte(key.PublicKey().Bytes()), Network: n})
+	cfg, options := DialerConfig{PublicKey: [32]byte(key.PublicKey().Bytes()), Network: n}, ""
+	if site != nil {
+		pin := sha256.Sum256(site.Certificate.Certificate[0])
+		cfg.CoverName, cfg.CertHash, options = siteName, &pin, SiteOptions
+	}
+	d, err := NewDialer(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +333,8 @@ func dialOver(t *testing.T, n *memNetwork, do func(client, relay transport.Carri
 			carriers <- c
 		}
 	})
-	client, _, err := d.Dial(ctx, transport.Route{Address: socket.LocalAddr().String()}, &wire.Hello{})
+	client, _, err := d.Dial(ctx, transport.Route{Address: socket.LocalAddr().String(), Options: options}, &wire.Hello{})
+	dialled()
 	if err == nil {
 		do(client, <-carriers)
 	}

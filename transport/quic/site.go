@@ -259,15 +259,16 @@ func (v *visit) sayHelloAsVisitor(ctx context.Context, relay [32]byte, name stri
 	if err := s.SendRequestHeader(r); err != nil {
 		return fail(err)
 	}
-	control, before := framed{s}, v.conn.ConnectionStats().PacketsReceived
+	control, w := framed{s}, v.wait()
+	defer w.stop()
 	// Encoded not before now: early data that came meanwhile is in it.
 	if err := writeFilled(control, hs, hello.Append(nil), rand.N(requestFiller)); err != nil {
 		return fail(err)
 	}
 	_ = s.SetReadDeadline(time.Now().Add(replyTimeout))
-	accept, err := readReply(s, hs)
+	accept, err := w.readReply(s, hs)
 	if err != nil {
-		return fail(v.reason(err, before))
+		return fail(w.reason(err))
 	}
 	_ = s.SetReadDeadline(time.Time{})
 	return ways{
@@ -289,7 +290,7 @@ func (v *visit) sayHelloAsVisitor(ctx context.Context, relay [32]byte, name stri
 }
 
 // readReply reads the answer to the request that said hello.
-func readReply(s *http3.RequestStream, hs *noise.HandshakeState) (*wire.Accept, error) {
+func (w *waiting) readReply(s *http3.RequestStream, hs *noise.HandshakeState) (*wire.Accept, error) {
 	answer, err := s.ReadResponse()
 	if err != nil {
 		return nil, err
@@ -301,6 +302,7 @@ func readReply(s *http3.RequestStream, hs *noise.HandshakeState) (*wire.Accept, 
 	if err != nil {
 		return nil, err
 	}
+	w.proven = true
 	if err := readFiller(s); err != nil {
 		return nil, err
 	}
