@@ -30,6 +30,7 @@ type relays struct {
 	log     *slog.Logger
 	policy  rotate.Policy
 	horizon *rotate.Horizon
+	paces   *rotate.Paces
 	wg      sync.WaitGroup
 	*surroundings
 
@@ -96,6 +97,7 @@ func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*l
 	l.keeper = rotate.New(rotate.Config{
 		Routes: w.routes, Fallbacks: w.fallbacks, Dialer: w.dialer, Kinds: kinds,
 		Policy: r.policy, Session: bridge.Session{Client: l.session}, Memory: r.of(e.Key), Horizon: r.horizon, Logger: r.log,
+		Paces: r.paces, Shown: e.CoverName,
 		Passable: func() bool { return r.passable(label) },
 		Prepare: func() {
 			if other := r.around(label); other != nil {

@@ -75,7 +75,7 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	rel := &relays{ctx: ctx, log: log, policy: rotate.Policy(set.Policy), horizon: rotate.NewHorizon(), surroundings: around}
+	rel := &relays{ctx: ctx, log: log, policy: rotate.Policy(set.Policy), horizon: rotate.NewHorizon(), paces: rotate.NewPaces(), surroundings: around}
 	defer rel.wg.Wait()
 	defer cancel()
 	load := func() {

@@ -117,7 +117,9 @@ func (k *Keeper) dialUseful(ctx context.Context, v View, w wish, outage, now tim
 	if active >= w.active {
 		state = wire.CarrierSpare
 	}
-	k.dial(ctx, p, false, state, w.budget, outage, now)
+	if k.dial(ctx, p, false, state, w.budget, outage, now) == nil {
+		return k.paces[p.Route.Transport].at(false, now)
+	}
 	if under+1 < w.together {
 		return now.Add(loose)
 	}

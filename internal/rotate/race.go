@@ -125,6 +125,9 @@ func (k *Keeper) dialNeeded(ctx context.Context, w wish, outage, now time.Time) 
 			return at
 		}
 		a := k.dial(ctx, p, true, wire.CarrierActive, w.budget, outage, now)
+		if a == nil {
+			return k.startAt(p, n, now)
+		}
 		n.tried[p], n.newest, n.hurry = true, a, false
 	}
 }
@@ -259,8 +262,12 @@ func (k *Keeper) pause(n *need, outage, now time.Time) time.Duration {
 	return jitter(min(firstPause<<min(n.cycle, 10), most))
 }
 
-// dial starts a dial.
+// dial starts a dial. It is nil if another keeper has just started one that looks
+// the same.
 func (k *Keeper) dial(ctx context.Context, p *Path, need bool, state wire.CarrierState, budget uint64, outage, now time.Time) *attempt {
+	if !p.Route.Detour && !k.paces[p.Route.Transport].start(need, now) {
+		return nil
+	}
 	dial, cancel := context.WithCancelCause(ctx)
 	a := &attempt{path: p, need: need, start: now, budget: budget, cancel: cancel}
 	patience := max(knock, 2*p.took)
@@ -274,9 +281,6 @@ func (k *Keeper) dial(ctx context.Context, p *Path, need bool, state wire.Carrie
 	}
 	a.offer = k.cfg.Session.Offer(state, budget)
 	k.attempts = append(k.attempts, a)
-	if !p.Route.Detour {
-		k.paces[p.Route.Transport].start(now)
-	}
 	k.wg.Go(func() { k.run(ctx, dial, a, min(patience, dialTimeout)) })
 	return a
 }

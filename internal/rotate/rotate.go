@@ -13,7 +13,7 @@
 //   - plan.go: how many carriers there should be, and what for;
 //   - race.go: which way is dialled next, and when;
 //   - path.go: what is known of a way, and when it rests;
-//   - pace.go: how many TLS connections a censor may see;
+//   - pace.go: how many TLS connections a censor may see, which keepers share;
 //   - trial.go: whether a second carrier carries more, and which one is throttled;
 //   - budget.go: networks that freeze each flow after a few packets;
 //   - horizon.go: outages, which all keepers share.
@@ -106,6 +106,8 @@ type Config struct {
 	Policy            Policy          // the zero value is [Auto]
 	Session           Session
 	Horizon           *Horizon // shared by all keepers; nil is one of its own
+	Paces             *Paces   // shared by all keepers; nil is one of its own
+	Shown             string   // the name that counted dials show to a censor; the keepers of one name share a pace
 	Memory            Memory   // nil forgets
 	// Passable reports whether some other relay can be gone through now, for the
 	// routes that are detours; nil is never. It must take no keeper's lock:
@@ -149,7 +151,7 @@ type Keeper struct {
 
 	mu        sync.Mutex
 	paths     []*Path
-	paces     map[string]*pace // by transport; ways through other relays have none
+	paces     map[string]*pace // by transport, some shared; ways through other relays have none
 	attempts  []*attempt       // dials under way
 	held      map[uint32]*held // carriers
 	need      *need            // while no carrier is healthy and one is wanted
@@ -218,9 +220,14 @@ func New(cfg Config) *Keeper {
 	if k.cfg.Horizon == nil {
 		k.cfg.Horizon = NewHorizon()
 	}
+	if k.cfg.Paces == nil {
+		k.cfg.Paces = NewPaces()
+	}
 	for i, r := range slices.Concat(cfg.Routes, cfg.Fallbacks) {
 		k.paths = append(k.paths, &Path{Route: r, State: Untried, fallback: i >= len(cfg.Routes), took: usualDial})
-		k.paces[r.Transport] = &pace{counted: cfg.Kinds[r.Transport].Counted}
+		if k.paces[r.Transport] = new(pace); cfg.Kinds[r.Transport].Counted {
+			k.paces[r.Transport] = k.cfg.Paces.of(cfg.Shown)
+		}
 	}
 	k.budget.init(cfg)
 	k.passage.Store(true)

@@ -3,8 +3,10 @@ package rotate
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -299,6 +301,96 @@ func TestPaceOfTLS(t *testing.T) {
 			}
 			s.stop()
 		})
+	}
+}
+
+// Relays that show the same name are one to a censor (row R2): what holds for the TLS
+// connections of one keeper holds for all of theirs together, both in need and with
+// spares. Those of another name are not held up.
+func TestSharedPace(t *testing.T) {
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, 2))
+			var drawing sync.Mutex
+			paces := NewPaces()
+			keeper := func(name string, routes ...transport.Route) *sim {
+				return newSim(t, func(s *sim, cfg *Config) {
+					cfg.Paces, cfg.Shown = paces, name
+					s.moving = true
+					s.rate = func(*simCarrier, int) float64 { return 1e6 }
+					s.net = func(r transport.Route) way {
+						drawing.Lock()
+						defer drawing.Unlock()
+						return way{took: time.Duration(200+rng.IntN(800)) * time.Millisecond}
+					}
+				}, routes...)
+			}
+			same := []*sim{keeper("news.example.org", tlsA), keeper("news.example.org", tlsB), keeper("news.example.org", tlsA, udpA)}
+			other := keeper("other.example.org", tlsA)
+			for range 30 {
+				drawing.Lock()
+				d := time.Duration(1000+rng.IntN(8000)) * time.Millisecond
+				which := same[rng.IntN(len(same))]
+				drawing.Unlock()
+				other.let(d)
+				which.reset()
+			}
+			var at []time.Duration
+			for _, s := range same {
+				mine := s.hellos()
+				if len(mine) == 0 {
+					t.Errorf("seed %d: a keeper has never dialled over TLS", seed)
+				}
+				at = append(at, mine...)
+			}
+			slices.Sort(at)
+			for i := range at {
+				if i > 0 && at[i]-at[i-1] < paceSpacing {
+					t.Errorf("seed %d: two TLS dials within %v", seed, at[i]-at[i-1])
+				}
+				if i >= paceMost && at[i]-at[i-paceMost] < paceWindow && at[i]-at[i-1] < paceNeed {
+					t.Errorf("seed %d: more than %d TLS dials in %v, and the last two within %v", seed, paceMost, at[i]-at[i-paceMost], at[i]-at[i-1])
+				}
+			}
+			if mine := other.hellos(); len(mine) == 0 || mine[0] > 2*trip {
+				t.Errorf("seed %d: another name was held up: %v", seed, mine)
+			}
+			for _, s := range append(same, other) {
+				s.stop()
+			}
+		})
+	}
+}
+
+// However many keepers ask at once, one of them may dial.
+func TestPaceIsTakenOnce(t *testing.T) {
+	now := time.Now()
+	for i := range paceMost + 1 {
+		p := NewPaces().of("news.example.org")
+		for n := range i {
+			if !p.start(true, now.Add(time.Duration(n-i)*time.Second)) {
+				t.Fatalf("dial %d was refused", n)
+			}
+		}
+		var got atomic.Int64
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				if p.start(true, now) {
+					got.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if want := min(1, int64(paceMost-i)); got.Load() != want {
+			t.Errorf("after %d dials %d of 8 were let, want %d", i, got.Load(), want)
+		}
+		if i < paceMost {
+			p.undo(now)
+			if !p.start(true, now) || p.start(true, now) {
+				t.Error("what reached nobody was not taken back, or more than that")
+			}
+		}
 	}
 }
 
