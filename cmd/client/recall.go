@@ -65,7 +65,7 @@ func (m recall) Recall(r transport.Route) rotate.Remembered {
 	e := m.memory.Get(m.watcher.Now().ID, m.key(r))
 	return rotate.Remembered{
 		Successes: e.Successes, Failures: e.Failures, Failure: transport.Failure(e.Failure), Took: e.Took,
-		Rest: e.RestUntil, Rests: e.Rests, Goodput: e.Goodput, Budget: e.CarrierBytes,
+		Rest: e.RestUntil, Rests: e.Rests, Goodput: e.Goodput, Budget: e.CarrierBytes, Seen: e.CarrierSeen,
 	}
 }
 
@@ -73,6 +73,6 @@ func (m recall) Recall(r transport.Route) rotate.Remembered {
 func (m recall) Note(r transport.Route, n rotate.Remembered) {
 	m.memory.Update(m.watcher.Now().ID, m.key(r), func(e *memory.Entry) {
 		e.Successes, e.Failures, e.Failure, e.Took = n.Successes, n.Failures, string(n.Failure), n.Took
-		e.RestUntil, e.Rests, e.Goodput, e.CarrierBytes = n.Rest, n.Rests, n.Goodput, n.Budget
+		e.RestUntil, e.Rests, e.Goodput, e.CarrierBytes, e.CarrierSeen = n.Rest, n.Rests, n.Goodput, n.Budget, n.Seen
 	})
 }

@@ -63,17 +63,18 @@ const savePeriod = 30 * time.Second
 
 // Entry is what is known of a route on a network. Its zero value is nothing.
 type Entry struct {
-	Successes, Failures      int
-	LastSuccess, LastFailure time.Time     // zero if never
-	Failure                  string        // kind of the last, as transport.Failure; empty after a success
-	Took                     time.Duration // the last dial that gave a carrier
-	RTT                      time.Duration
-	Goodput                  float64   // bytes/s, the best that was seen lately
-	RestUntil                time.Time // no dial before it
-	Rests                    int       // rests in a row: each is twice as long as the one before
+	Successes, Failures int
+	Failure             string        // kind of the last, as transport.Failure; empty after a success
+	Took                time.Duration // the last dial that gave a carrier
+	RTT                 time.Duration
+	Goodput             float64   // bytes/s, the best that was seen lately
+	RestUntil           time.Time // no dial before it
+	Rests               int       // rests in a row: each is twice as long as the one before
 	// CarrierBytes is the number of bytes after which flows freeze here (THREATS
-	// row R1), as it was learned; 0 if they do not.
+	// row R1), as it was learned; 0 if they do not. CarrierSeen is when one or the
+	// other was last seen, zero if never.
 	CarrierBytes uint64
+	CarrierSeen  time.Time
 }
 
 // Dir is the client's directory. *state.Dir is one.
@@ -226,7 +227,7 @@ func (e *Entry) mend(now time.Time) {
 	e.Took, e.RTT = bound(e.Took, maxDuration), bound(e.RTT, maxDuration)
 	e.Rests = bound(e.Rests, maxRests)
 	e.CarrierBytes = bound(e.CarrierBytes, maxBytes)
-	e.LastSuccess, e.LastFailure = past(e.LastSuccess, now), past(e.LastFailure, now)
+	e.CarrierSeen = past(e.CarrierSeen, now)
 	if !(e.Goodput >= 0 && e.Goodput <= maxGoodput) { // not a number, too
 		e.Goodput = 0
 	}
@@ -302,8 +303,6 @@ type (
 		Key          string  `json:"route"`
 		Successes    int     `json:"ok,omitempty"`
 		Failures     int     `json:"bad,omitempty"`
-		LastSuccess  int64   `json:"okAt,omitempty"`
-		LastFailure  int64   `json:"badAt,omitempty"`
 		Failure      string  `json:"why,omitempty"`
 		Took         int64   `json:"took,omitempty"`
 		RTT          int64   `json:"rtt,omitempty"`
@@ -311,6 +310,7 @@ type (
 		RestUntil    int64   `json:"rest,omitempty"`
 		Rests        int     `json:"rests,omitempty"`
 		CarrierBytes uint64  `json:"budget,omitempty"`
+		CarrierSeen  int64   `json:"budgetAt,omitempty"`
 	}
 )
 
@@ -327,9 +327,9 @@ func (m *Memory) encode() []byte {
 			e := n.routes[key].entry
 			out.Routes = append(out.Routes, routeJSON{
 				Key: key, Successes: e.Successes, Failures: e.Failures,
-				LastSuccess: fromTime(e.LastSuccess), LastFailure: fromTime(e.LastFailure), Failure: e.Failure,
-				Took: e.Took.Milliseconds(), RTT: e.RTT.Milliseconds(), Goodput: float64(int64(e.Goodput)),
-				RestUntil: fromTime(e.RestUntil), Rests: e.Rests, CarrierBytes: e.CarrierBytes,
+				Failure: e.Failure,
+				Took:    e.Took.Milliseconds(), RTT: e.RTT.Milliseconds(), Goodput: float64(int64(e.Goodput)),
+				RestUntil: fromTime(e.RestUntil), Rests: e.Rests, CarrierBytes: e.CarrierBytes, CarrierSeen: fromTime(e.CarrierSeen),
 			})
 		}
 		file.Networks = append(file.Networks, out)
@@ -368,9 +368,9 @@ func (m *Memory) decode(data []byte, now time.Time) error {
 			}
 			e := Entry{
 				Successes: r.Successes, Failures: r.Failures,
-				LastSuccess: toTime(r.LastSuccess), LastFailure: toTime(r.LastFailure), Failure: r.Failure,
-				Took: toDuration(r.Took), RTT: toDuration(r.RTT), Goodput: r.Goodput,
-				RestUntil: toTime(r.RestUntil), Rests: r.Rests, CarrierBytes: r.CarrierBytes,
+				Failure: r.Failure,
+				Took:    toDuration(r.Took), RTT: toDuration(r.RTT), Goodput: r.Goodput,
+				RestUntil: toTime(r.RestUntil), Rests: r.Rests, CarrierBytes: r.CarrierBytes, CarrierSeen: toTime(r.CarrierSeen),
 			}
 			e.mend(now)
 			m.use(n.ID, r.Key).entry = e

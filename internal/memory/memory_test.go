@@ -52,9 +52,9 @@ func open(d Dir) *Memory { return Open(Config{Dir: d, Salt: salt}) }
 // full sets every field.
 func full(now time.Time) Entry {
 	return Entry{
-		Successes: 7, Failures: 2, LastSuccess: now.Add(-time.Minute), LastFailure: now.Add(-time.Hour),
+		Successes: 7, Failures: 2,
 		Failure: "closed-early", Took: 310 * time.Millisecond, RTT: 48 * time.Millisecond, Goodput: 1e6,
-		RestUntil: now.Add(time.Hour), Rests: 3, CarrierBytes: 16 << 10,
+		RestUntil: now.Add(time.Hour), Rests: 3, CarrierBytes: 16 << 10, CarrierSeen: now.Add(-time.Hour),
 	}
 }
 
@@ -165,8 +165,7 @@ func TestAbsurd(t *testing.T) {
 		}{
 			{`"bad":-1`, Entry{}},
 			{`"bad":9007199254740993`, Entry{Failures: maxCount}},
-			{`"okAt":-5,"badAt":9223372036854775807,"rest":-9223372036854775808`, Entry{}},
-			{fmt.Sprintf(`"okAt":%d`, now.Add(24*365*time.Hour).UnixMilli()), Entry{LastSuccess: now}},
+			{`"budgetAt":9223372036854775807,"rest":-9223372036854775808`, Entry{}},
 			{fmt.Sprintf(`"rest":%d`, now.Add(time.Hour).UnixMilli()), Entry{RestUntil: now.Add(time.Hour)}},
 			{fmt.Sprintf(`"rest":%d`, now.Add(24*365*time.Hour).UnixMilli()), Entry{}},
 			{fmt.Sprintf(`"rest":%d`, now.Add(-24*365*time.Hour).UnixMilli()), Entry{RestUntil: now.Add(-24 * 365 * time.Hour)}},
@@ -174,6 +173,8 @@ func TestAbsurd(t *testing.T) {
 			{`"rate":-1`, Entry{}},
 			{`"rate":1e300`, Entry{}},
 			{`"rests":1000,"budget":18446744073709551615`, Entry{Rests: maxRests, CarrierBytes: maxBytes}},
+			{fmt.Sprintf(`"budget":9,"budgetAt":%d`, now.Add(24*365*time.Hour).UnixMilli()), Entry{CarrierBytes: 9, CarrierSeen: now}},
+			{`"budget":9,"budgetAt":-1`, Entry{CarrierBytes: 9}},
 			{`"why":"reset\u001b[31m"`, Entry{}},
 			{`"why":"` + strings.Repeat("a", maxName+1) + `"`, Entry{}},
 		} {
@@ -203,9 +204,9 @@ func TestAbsurd(t *testing.T) {
 
 // same compares entries whose times may lack the monotonic clock.
 func same(a, b Entry) bool {
-	ok := a.LastSuccess.Equal(b.LastSuccess) && a.LastFailure.Equal(b.LastFailure) && a.RestUntil.Equal(b.RestUntil)
+	ok := a.RestUntil.Equal(b.RestUntil) && a.CarrierSeen.Equal(b.CarrierSeen)
 	for _, e := range []*Entry{&a, &b} {
-		e.LastSuccess, e.LastFailure, e.RestUntil = time.Time{}, time.Time{}, time.Time{}
+		e.RestUntil, e.CarrierSeen = time.Time{}, time.Time{}
 	}
 	return ok && a == b
 }
@@ -216,8 +217,8 @@ func TestBounds(t *testing.T) {
 	m := open(d)
 	now := time.Now()
 	large := Entry{
-		Successes: maxCount, Failures: maxCount, LastSuccess: now, LastFailure: now, Failure: strings.Repeat("a", maxName),
-		Took: maxDuration, RTT: maxDuration, Goodput: maxGoodput, RestUntil: now, Rests: maxRests, CarrierBytes: maxBytes,
+		Successes: maxCount, Failures: maxCount, Failure: strings.Repeat("a", maxName),
+		Took: maxDuration, RTT: maxDuration, Goodput: maxGoodput, RestUntil: now, Rests: maxRests, CarrierBytes: maxBytes, CarrierSeen: now,
 	}
 	id := func(i int) network.ID { return network.ID(fmt.Sprintf("network-%08d", i)) }
 	for i := range maxNetworks + 1 {

@@ -89,7 +89,7 @@ func TestRoamForgetsBudget(t *testing.T) {
 	m := memory{}
 	run(t, func(s *sim, cfg *Config) {
 		cfg.Memory = m
-		m[tlsA] = Remembered{Budget: 4 << 10, Successes: 1}
+		m[tlsA] = Remembered{Budget: 4 << 10, Seen: time.Now(), Successes: 1}
 	}, []transport.Route{tlsA}, func(t *testing.T, s *sim) {
 		s.let(time.Second)
 		if s.budget.bytes != 4<<10 {

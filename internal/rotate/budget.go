@@ -43,7 +43,8 @@ type budget struct {
 	young  int    // carriers in a row that froze young
 	clean  int    // in a row that were spent before they froze
 	until  time.Time
-	terms  int // in a row
+	terms  int       // in a row
+	seen   time.Time // when the limit, or that there is none, was last seen; zero if never
 }
 
 func (b *budget) init(cfg Config) {
@@ -57,28 +58,35 @@ func (b *budget) init(cfg Config) {
 // forget makes the network one of which nothing is known.
 func (b *budget) forget() {
 	if !b.always {
-		b.bytes, b.young, b.clean, b.until = 0, 0, 0, time.Time{}
+		*b = budget{never: b.never}
 	}
 }
 
-// recall takes what memory says.
-func (b *budget) recall(bytes uint64) {
-	if !b.never && !b.always && bytes > 0 && b.bytes == 0 {
-		b.bytes = min(max(bytes, minBudget), maxBudget)
+// recall takes what memory says of one route: the newest that it says of any holds. A
+// limit that was last seen longer ago than the client goes without a try, had it run
+// on, is tried without at once: networks change, and one that freezes says so again
+// with one carrier.
+func (b *budget) recall(m Remembered, now time.Time) {
+	if b.never || b.always || !b.seen.Before(m.Seen) && (m.Budget == 0 || b.bytes > 0 || !b.seen.Equal(m.Seen)) {
+		return
+	}
+	*b = budget{seen: m.Seen}
+	if m.Budget > 0 {
+		b.bytes = min(max(m.Budget, minBudget), maxBudget)
 		b.terms = sureBudget
-		b.until = time.Now().Add(b.term())
+		b.until = earlier(m.Seen.Add(maxBudgetTerm), now.Add(b.term()))
 	}
 }
 
 // term is how long the budget holds until it is tried without.
 func (b *budget) term() time.Duration { return min(budgetTerm<<min(b.terms, 6), maxBudgetTerm) }
 
-// learned is what is worth remembering.
-func (b *budget) learned() uint64 {
+// learned is what is worth remembering, and when it was seen.
+func (b *budget) learned() (bytes uint64, seen time.Time) {
 	if b.always || b.terms < sureBudget {
-		return 0
+		return 0, b.seen
 	}
-	return b.bytes
+	return max(b.bytes, b.last), b.seen // last: it is being tried without
 }
 
 // now is the budget of new carriers, 0 for none.
@@ -104,7 +112,7 @@ func (b *budget) ended(h *held, failure transport.Failure, lived time.Duration, 
 		h.used && h.moved < frozenYoung
 	switch {
 	case h.moved >= frozenYoung && h.budget == 0:
-		b.young, b.terms = 0, 0
+		b.young, b.terms, b.seen = 0, 0, now
 		if !b.always {
 			b.bytes, b.last = 0, 0
 		}
@@ -117,9 +125,10 @@ func (b *budget) ended(h *held, failure transport.Failure, lived time.Duration, 
 			news = b.last == 0
 			b.terms++
 			b.until = now.Add(b.term())
+			b.last, b.seen = 0, now
 		}
 	case froze && h.budget > 0 && !h.spent:
-		b.clean = 0
+		b.clean, b.seen = 0, now
 		b.bytes = max(minBudget, min(b.bytes, h.budget*7/10))
 	case h.budget > 0 && h.spent:
 		if b.clean++; b.clean >= cleanRow {

@@ -64,6 +64,7 @@ type Remembered struct {
 	Rests               int           // in a row
 	Goodput             float64       // the best that a carrier gave, bytes/s
 	Budget              uint64        // bytes after which flows freeze here; 0 if they do not
+	Seen                time.Time     // when one or the other of Budget was last seen; zero if never
 }
 
 // Memory keeps what was learned of routes on the network that the client is on
@@ -90,9 +91,9 @@ func (p *Path) recall(m Remembered, now time.Time) {
 	}
 }
 
-func (p *Path) remember(budget uint64) Remembered {
+func (p *Path) remember(budget uint64, seen time.Time) Remembered {
 	return Remembered{Successes: p.Successes, Failures: p.Failures, Failure: p.Failure, Took: p.took,
-		Rest: p.Retry, Rests: p.rests, Goodput: p.goodput, Budget: budget}
+		Rest: p.Retry, Rests: p.rests, Goodput: p.goodput, Budget: budget, Seen: seen}
 }
 
 // wake ends a rest that is over.

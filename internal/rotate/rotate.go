@@ -244,7 +244,7 @@ func (k *Keeper) recall(now time.Time) {
 	for _, p := range k.paths {
 		m := k.cfg.Memory.Recall(p.Route)
 		p.recall(m, now)
-		k.budget.recall(m.Budget)
+		k.budget.recall(m, now)
 	}
 }
 

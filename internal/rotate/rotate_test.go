@@ -656,6 +656,112 @@ func TestBudgetIsLearned(t *testing.T) {
 	})
 }
 
+// What memory says of budgets: the newest that it says of any route holds, for as long
+// as the client would have gone without a try had it run on.
+func TestBudgetIsRecalled(t *testing.T) {
+	now := time.Now()
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	for _, c := range []struct {
+		name string
+		said []Remembered
+		want uint64        // from now on
+		term time.Duration // until it is tried without
+	}{
+		{"nothing", nil, 0, 0},
+		{"fresh", []Remembered{{Budget: 4 << 10, Seen: ago(time.Second)}}, 4 << 10, budgetTerm << sureBudget},
+		{"nearly old", []Remembered{{Budget: 4 << 10, Seen: ago(maxBudgetTerm - time.Second)}}, 4 << 10, time.Second},
+		{"old", []Remembered{{Budget: 4 << 10, Seen: ago(maxBudgetTerm + time.Second)}}, 0, 0},
+		{"of a version that did not say when", []Remembered{{Budget: 4 << 10}}, 0, 0},
+		{"of a clock that was ahead", []Remembered{{Budget: 4 << 10, Seen: now.Add(time.Hour)}}, 4 << 10, budgetTerm << sureBudget},
+		{"too much", []Remembered{{Budget: 1 << 50, Seen: now}}, maxBudget, budgetTerm << sureBudget},
+		{"newer of another route", []Remembered{{Budget: 4 << 10, Seen: ago(time.Hour)}, {Budget: 5 << 10, Seen: now}}, 5 << 10, budgetTerm << sureBudget},
+		{"older of another route", []Remembered{{Budget: 5 << 10, Seen: now}, {Budget: 4 << 10, Seen: ago(time.Hour)}}, 5 << 10, budgetTerm << sureBudget},
+		{"no limit since", []Remembered{{Budget: 4 << 10, Seen: ago(2 * time.Second)}, {Seen: ago(time.Second)}}, 0, 0},
+		{"no limit, seen first", []Remembered{{Seen: ago(time.Second)}, {Budget: 4 << 10, Seen: ago(2 * time.Second)}}, 0, 0},
+		{"a limit since", []Remembered{{Seen: ago(2 * time.Second)}, {Budget: 4 << 10, Seen: ago(time.Second)}}, 4 << 10, budgetTerm << sureBudget},
+		{"a route that was never used", []Remembered{{Budget: 4 << 10, Seen: now}, {}}, 4 << 10, budgetTerm << sureBudget},
+	} {
+		var b budget
+		for _, m := range c.said {
+			b.recall(m, now)
+		}
+		kept, since := b.learned()
+		if got := b.now(now); got != c.want {
+			t.Errorf("%s: the budget is %d, want %d", c.name, got, c.want)
+		}
+		if got, seen := b.learned(); got != kept || !seen.Equal(since) {
+			t.Errorf("%s: a try made of the %d bytes of %v that are kept %d of %v", c.name, kept, since, got, seen)
+		}
+		if c.want > 0 && (b.now(now.Add(c.term)) != c.want || b.now(now.Add(c.term+1)) != 0) {
+			t.Errorf("%s: it is not tried without after %v", c.name, c.term)
+		}
+		// On a network that does freeze, one carrier tells.
+		if b.last > 0 {
+			b.ended(&held{used: true, moved: 9 << 10}, transport.Frozen, time.Second, now)
+			if got := b.now(now); got != max(c.want, min(kept, maxBudget)) {
+				t.Errorf("%s: after a carrier that froze the budget is %d", c.name, got)
+			}
+			if got, seen := b.learned(); got == 0 || !seen.Equal(now) {
+				t.Errorf("%s: what is kept is %d, seen %v", c.name, got, seen)
+			}
+		}
+	}
+}
+
+// A network froze flows once and does so no longer. The client finds out with what it
+// has to move, and does not believe it again after the next start, whichever route
+// memory asks of.
+func TestBudgetIsForgotten(t *testing.T) {
+	m := memory{}
+	var began time.Time
+	start := func(s *sim, cfg *Config) {
+		cfg.Memory = m
+		s.moving = true
+		s.rate = func(*simCarrier, int) float64 { return 100e3 }
+		if began.IsZero() {
+			began = time.Now()
+			for _, r := range []transport.Route{tlsA, udpA} {
+				m[r] = Remembered{Budget: 4 << 10, Seen: began.Add(-24 * time.Hour), Successes: 1}
+			}
+		}
+	}
+	with := func(s *sim) (n int) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, c := range s.live {
+			if c.budget > 0 {
+				n++
+			}
+		}
+		return n
+	}
+	run(t, start, both, func(t *testing.T, s *sim) {
+		s.let(10 * time.Second)
+		if n := with(s); n > 0 {
+			t.Errorf("%d carriers have a budget of yesterday's", n)
+		}
+		s.reset() // the one that carried; the spare stays
+		s.let(time.Second)
+	})
+	said := 0
+	for _, r := range []transport.Route{tlsA, udpA} {
+		if m[r].Budget == 0 && m[r].Seen.After(began) {
+			said++
+		}
+	}
+	if said == 0 {
+		t.Fatalf("memory is %+v", m)
+	}
+	// Whatever the other route says.
+	m[udpB] = Remembered{Budget: 4 << 10, Seen: began.Add(-time.Minute), Successes: 1}
+	run(t, start, []transport.Route{tlsA, udpA, udpB}, func(t *testing.T, s *sim) {
+		s.let(10 * time.Second)
+		if n := with(s); n > 0 {
+			t.Errorf("%d carriers have a budget that was forgotten", n)
+		}
+	})
+}
+
 // The link changed: carriers are asked, and nothing waits.
 func TestRoam(t *testing.T) {
 	run(t, nil, []transport.Route{tlsA}, func(t *testing.T, s *sim) {
