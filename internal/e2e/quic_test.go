@@ -349,3 +349,59 @@ func TestStrangersDatagrams(t *testing.T) {
 	}
 	t.Logf("the client's first datagrams have %v bytes", lengths)
 }
+
+// TestPortIsBlocked has the UDP port in use go silent, again and again, with TCP
+// refused: a download goes on over another port of the range.
+func TestPortIsBlocked(t *testing.T) {
+	const count = 16 // few of which are blocked in the end
+	first := freeUDPPorts(t, count)
+	site := nginxtest.Run(t, nginxtest.Config{})
+	r := startRelay(t, relayOptions{quic: true, cover: site, ports: fmt.Sprintf("%d-%d", first, first+count-1), via: func(listen string) string {
+		_, port, _ := net.SplitHostPort(listen)
+		return net.JoinHostPort("127.0.0.2", port) // where nobody has that TCP port
+	}})
+	var ports []*udpPath
+	for i := range count {
+		ports = append(ports, newUDPPath(t, fmt.Sprintf("127.0.0.2:%d", first+i), fmt.Sprintf("127.0.0.1:%d", first+i)))
+	}
+	c := startClient(t, r.invite)
+	stop, read := make(chan struct{}), make(chan error, 1)
+	origin := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { io.Copy(rw, newPaced(stop)) }))
+	defer origin.Close()
+	resp, err := proxied(t, c.proxy).Get(origin.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var down gauge
+	go func() {
+		defer resp.Body.Close()
+		_, err := io.Copy(&down, resp.Body)
+		read <- err
+	}()
+	defer func() {
+		close(stop)
+		if err := <-read; err != nil {
+			t.Errorf("the download: %v", err)
+		}
+	}()
+	for range 2 {
+		mark := down.bytes()
+		eventually(t, 30*time.Second, "bytes run", func() bool { return down.bytes() > mark+4<<20 })
+		blocked := 0
+		for _, p := range ports {
+			if p.count() > 0 && !p.silent.Load() {
+				p.silent.Store(true)
+				blocked++
+			}
+		}
+		if blocked == 0 {
+			t.Fatal("bytes run through no port")
+		}
+		down.restart()
+	}
+	mark := down.bytes()
+	eventually(t, 30*time.Second, "bytes run after the block", func() bool { return down.bytes() > mark+4<<20 })
+	if gap := down.longest(); gap > 8*time.Second { // 1.3 s on an idle machine
+		t.Errorf("bytes stood still for %v", gap)
+	}
+}
