@@ -67,14 +67,19 @@ func (b *budget) forget() {
 // on, is tried without at once: networks change, and one that freezes says so again
 // with one carrier.
 func (b *budget) recall(m Remembered, now time.Time) {
-	if b.never || b.always || !b.seen.Before(m.Seen) && (m.Budget == 0 || b.bytes > 0 || !b.seen.Equal(m.Seen)) {
+	kept, seen := b.learned()
+	if b.always || m.Seen.Before(seen) || m.Seen.Equal(seen) && m.Budget <= kept {
 		return
 	}
-	*b = budget{seen: m.Seen}
-	if m.Budget > 0 {
-		b.bytes = min(max(m.Budget, minBudget), maxBudget)
-		b.terms = sureBudget
-		b.until = earlier(m.Seen.Add(maxBudgetTerm), now.Add(b.term()))
+	*b = budget{never: b.never, seen: m.Seen}
+	if m.Budget == 0 {
+		return
+	}
+	b.bytes = min(max(m.Budget, minBudget), maxBudget)
+	b.terms = sureBudget
+	b.until = earlier(m.Seen.Add(maxBudgetTerm), now.Add(b.term()))
+	if b.never { // it is kept for other policies
+		b.last, b.bytes = b.bytes, 0
 	}
 }
 
@@ -86,7 +91,7 @@ func (b *budget) learned() (bytes uint64, seen time.Time) {
 	if b.always || b.terms < sureBudget {
 		return 0, b.seen
 	}
-	return max(b.bytes, b.last), b.seen // last: it is being tried without
+	return max(b.bytes, b.last), b.seen // last: it is tried without
 }
 
 // now is the budget of new carriers, 0 for none.

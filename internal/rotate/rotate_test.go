@@ -708,6 +708,31 @@ func TestBudgetIsRecalled(t *testing.T) {
 	}
 }
 
+// A policy without budgets leaves what is remembered of them alone.
+func TestBudgetIsKept(t *testing.T) {
+	m := memory{}
+	var seen time.Time
+	run(t, func(s *sim, cfg *Config) {
+		seen = time.Now().Add(-time.Minute)
+		cfg.Memory, cfg.Policy = m, Single
+		m[tlsA] = Remembered{Budget: 4 << 10, Seen: seen}
+	}, both, func(t *testing.T, s *sim) {
+		s.let(time.Second)
+		s.reset()
+		s.let(5 * time.Second)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, c := range s.live {
+			if c.budget > 0 {
+				t.Error("a carrier has a budget")
+			}
+		}
+	})
+	if x := m[tlsA]; x.Budget != 4<<10 || !x.Seen.Equal(seen) || x.Successes == 0 {
+		t.Errorf("memory is %+v", x)
+	}
+}
+
 // A network froze flows once and does so no longer. The client finds out with what it
 // has to move, and does not believe it again after the next start, whichever route
 // memory asks of.
