@@ -99,7 +99,7 @@ func TestKeeps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, secret := range []string{"198.51", "mirror", "fragment", "443", "r1 "} {
+	for _, secret := range []string{"198.51", "mirror", "fragment", ":443", "r1 "} {
 		if bytes.Contains(data, []byte(secret)) {
 			t.Errorf("the file has %q", secret)
 		}

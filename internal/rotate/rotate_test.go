@@ -596,7 +596,7 @@ func TestThrottledMidway(t *testing.T) {
 		s.let(6 * time.Second)
 		l := strings.Join(s.states(), ", ")
 		if strings.Contains(l, "tls active") || !strings.Contains(l, "udp active") {
-			t.Errorf("there are %q", l)
+			t.Errorf("there are %q\n%s", l, s.log.String())
 		}
 		if p := s.path(tlsA); !strings.Contains(l, "tls spare") && (p.Failure != transport.Throttled || p.State != Resting) {
 			t.Errorf("the path is %+v", p)

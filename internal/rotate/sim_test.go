@@ -129,7 +129,7 @@ func newSim(t *testing.T, change func(s *sim, cfg *Config), routes ...transport.
 	cfg := Config{
 		Routes: routes, Session: s, Kinds: map[string]Kind{"tls": {Name: "TLS", Counted: true}, "udp": {Name: "QUIC"}},
 		Dialer: func(transport.Route) transport.Dialer { return s },
-		Logger: slog.New(slog.NewTextHandler(&s.log, nil)),
+		Logger: slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if change != nil {
 		change(s, &cfg)

@@ -317,8 +317,8 @@ func (k *Keeper) leaveCollapsed(v View, now time.Time) (fell bool) {
 		h.peak = max(h.peak*peakDecay, flow)
 		others++
 		switch {
-		case c.State != wire.CarrierActive || !c.Busy || flow >= throttled || flow*slowShare >= h.peak || h.path == t.cleared:
-		case worst == nil || c.Late && !worst.Late || c.Late == worst.Late && h.peak > k.held[worst.N].peak:
+		case c.State != wire.CarrierActive || !c.Busy || flow >= throttled || flow*slowShare >= h.peak:
+		case worst == nil || k.blame(c, worst):
 			worst = c
 		}
 	}
@@ -328,9 +328,21 @@ func (k *Keeper) leaveCollapsed(v View, now time.Time) (fell bool) {
 	if others < 2 {
 		return true
 	}
-	k.leave(worst.N, k.held[worst.N], t.mean(2), now)
+	k.leave(worst.N, k.held[worst.N], max(t.rates[len(t.rates)-1], throttled/collapse), now)
 	t.extra = max(t.extra-1, 0)
 	return false
+}
+
+// blame reports whether carrier c is more likely to be the throttled one than d.
+func (k *Keeper) blame(c, d *Carrier) bool {
+	a, b := k.held[c.N], k.held[d.N]
+	if x, y := a.path == k.trial.cleared, b.path == k.trial.cleared; x != y {
+		return y
+	}
+	if c.Late != d.Late {
+		return c.Late
+	}
+	return a.peak > b.peak
 }
 
 // leaveLittle gives up the carriers beside which one is on trial when next to nothing
