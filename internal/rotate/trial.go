@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"busel/internal/wire"
@@ -305,6 +306,7 @@ func (k *Keeper) leaveCollapsed(v View, now time.Time) (fell bool) {
 	}
 	var (
 		worst  *Carrier
+		low    []*Carrier
 		others int
 	)
 	for i := range v.Carriers {
@@ -318,18 +320,25 @@ func (k *Keeper) leaveCollapsed(v View, now time.Time) (fell bool) {
 		others++
 		switch {
 		case c.State != wire.CarrierActive || !c.Busy || flow >= throttled || flow*slowShare >= h.peak:
-		case worst == nil || k.blame(c, worst):
-			worst = c
+		default:
+			low = append(low, c)
+			if worst == nil || k.blame(c, worst) {
+				worst = c
+			}
 		}
 	}
 	if t.best == 0 || t.mean(2) >= t.best/collapse || t.mean(bulkSamples) == 0 || worst == nil || now.Before(t.calm) {
 		return false // silence is the session's to judge
 	}
-	if others < 2 {
+	path := k.held[worst.N].path
+	low = slices.DeleteFunc(low, func(c *Carrier) bool { return k.held[c.N].path != path })
+	if others <= len(low) {
 		return true
 	}
-	k.leave(worst.N, k.held[worst.N], max(t.rates[len(t.rates)-1], throttled/collapse), now)
-	t.extra = max(t.extra-1, 0)
+	for _, c := range low { // the path is what is throttled
+		k.leave(c.N, k.held[c.N], max(t.rates[len(t.rates)-1], throttled/collapse), now)
+		t.extra = max(t.extra-1, 0)
+	}
 	return false
 }
 
