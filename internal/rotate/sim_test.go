@@ -164,7 +164,7 @@ func (s *sim) change(f func()) {
 
 // flow moves data.
 func (s *sim) flow(ctx context.Context) {
-	const every = 100 * time.Millisecond
+	const every = 50 * time.Millisecond
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
