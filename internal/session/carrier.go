@@ -905,7 +905,15 @@ func (a *attachment) due() time.Time {
 	if a.pingOut && a.pingAhead && a.rtt > 0 && a.pingAt.Sub(a.dataAt) >= probeAfter {
 		wait = max(5*best/2, a.rtt+a.rtt/4, promotedMin)
 	}
-	if !a.pingOut {
+	steady := a.steady() && c.fast()
+	if steady {
+		queued = 0 // data came all the time, and that does not wait for ours
+	}
+	switch {
+	case a.pingOut:
+	case a.pingDue && steady: // what was written before does not even leave
+		from = from.Add(max(2*a.best, steadyProbe))
+	default:
 		wait += a.quiet()
 	}
 	return from.Add(min(wait+queued, suspectMax))
@@ -1020,7 +1028,7 @@ func (a *attachment) tick(now time.Time) (next time.Time) {
 					b.wake()
 				}
 			}
-			c.log.Debug("carrier is suspect", "carrier", a.n, "silent", now.Sub(a.lastRecv))
+			c.log.Debug("carrier is suspect", "carrier", a.n, "silent", now.Sub(a.lastRecv), "rtt", a.rtt, "best", a.best, "lull", a.lull, "asked", a.pingOut)
 			at = a.due()
 		}
 		if !now.Before(at) {
@@ -1033,6 +1041,9 @@ func (a *attachment) tick(now time.Time) (next time.Time) {
 		if !now.Before(at) {
 			a.pingDue = true
 			a.wake()
+			if a.inflight > 0 {
+				next = earlier(next, a.due())
+			}
 			return next
 		}
 		next = earlier(next, at)

@@ -236,7 +236,7 @@ func TestFrozenTransfer(t *testing.T) {
 						}
 					}
 					t.Log(worst)
-					if worst > 1600*time.Millisecond {
+					if worst > 1400*time.Millisecond {
 						t.Errorf("it stood for %v", worst)
 					}
 				})
