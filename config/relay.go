@@ -24,13 +24,8 @@ type Relay struct {
 	Transports []string  // in order of preference
 	QUICPorts  Ports     // UDP ports of QUIC that looks like nothing; zero for those of Listen
 	Exit       Exit
+	Limits     Limits
 	LogLevel   slog.Level
-}
-
-// Exit says where the relay connects to beyond its built-in denials. Deny goes
-// before Allow, and Allow before the built-in denials.
-type Exit struct {
-	Allow, Deny []netip.Prefix
 }
 
 // MaxPorts is how many ports a range may have (docs/PROTOCOL.md, section 14): the
@@ -98,19 +93,9 @@ type relayFile struct {
 		Site       later    `toml:"site"` // folder of the built-in cover
 		QUICPorts  string   `toml:"quic-ports"`
 	} `toml:"relay"`
-	Exit struct {
-		Allow  []string `toml:"allow"`
-		Deny   []string `toml:"deny"`
-		Only   later    `toml:"only"`   // presets: web, a list of names
-		Names  later    `toml:"names"`  // likewise
-		Source later    `toml:"source"` // address to exit from
-		Relay  later    `toml:"relay"`  // exit through another relay
-	} `toml:"exit"`
-	Limits struct {
-		Monthly later `toml:"monthly"`
-		Rate    later `toml:"rate"`
-	} `toml:"limits"`
-	Log struct {
+	Exit   exitFile   `toml:"exit"`
+	Limits limitsFile `toml:"limits"`
+	Log    struct {
 		Level string `toml:"level"`
 	} `toml:"log"`
 	ACME    later `toml:"acme"`
@@ -123,6 +108,7 @@ type relayFile struct {
 func defaultRelayFile() *relayFile {
 	f := new(relayFile)
 	f.Relay.Transports = []string{"mirror", "quic"}
+	f.Exit.Only = onlyAll
 	f.Log.Level = "info"
 	return f
 }
@@ -223,8 +209,8 @@ func (d *decoder) relay(f *relayFile) Relay {
 	}
 
 	r.QUICPorts = d.quicPorts(f.Relay.QUICPorts, &r)
-	r.Exit.Allow = d.prefixes("exit.allow", f.Exit.Allow)
-	r.Exit.Deny = d.prefixes("exit.deny", f.Exit.Deny)
+	r.Exit = d.exit(&f.Exit)
+	r.Limits = d.limits(&f.Limits)
 	r.LogLevel = d.level(f.Log.Level)
 	return r
 }
@@ -354,6 +340,10 @@ func (r *Relay) TOML() []byte {
 		}
 		return list(texts)
 	}
+	sources := make([]string, len(r.Exit.Source))
+	for i, ip := range r.Exit.Source {
+		sources[i] = ip.String()
+	}
 	fmt.Fprintf(&b, `# Settings of a Busel relay. Restart relayd after a change.
 # Keys and invites are files beside this one, never in it.
 
@@ -393,10 +383,36 @@ quic-ports = %q
 allow = %s
 deny = %s
 
+# "all" is everything that is not denied, "web" ports 80 and 443 alone.
+only = %q
+
+# If there are any here, clients reach only these sites and their subdomains, and
+# only by name: ["example.org"] is news.example.org, too.
+names = %s
+
+# Where connections leave from: an address of this machine, or one of each family,
+# other than the one that clients connect to. A site then does not learn that one.
+source = %s
+
+# The invite of another relay, "busel:...": everything leaves from there, and what
+# is said above of addresses holds here for addresses and there for names, which are
+# looked up there. An invite is a secret: nobody else may read this file then.
+relay = %q
+
+[limits]
+# How much all clients together may move in a calendar month (UTC), up and down
+# added, such as "500GB", and how fast in each direction, such as "50Mbit" (a
+# second). "" is no limit. Each byte crosses your server's line once in each
+# direction, and what makes it a visit to a web site adds a few percent. Limits of
+# single invites: relayd limit.
+monthly = %q
+rate = %q
+
 [log]
 # debug, info, warn or error. No level but debug names an address.
 level = %q
 `, r.Address.String(), list(r.Listen), r.Cover, r.CoverName, list(r.Transports), r.QUICPorts.String(),
-		prefixes(r.Exit.Allow), prefixes(r.Exit.Deny), strings.ToLower(r.LogLevel.String()))
+		prefixes(r.Exit.Allow), prefixes(r.Exit.Deny), r.Exit.only(), list(r.Exit.Names), list(sources), r.Exit.relayText(),
+		r.Limits.Monthly.String(), r.Limits.Rate.String(), strings.ToLower(r.LogLevel.String()))
 	return []byte(b.String())
 }

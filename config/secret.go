@@ -36,12 +36,16 @@ func (s Secret) Format(f fmt.State, _ rune) {
 // MarshalText gives encoders the same.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.redacted()), nil }
 
-// isSecretLine reports whether a line, from 1, sets a password.
+// isSecretLine reports whether a line, from 1, sets a password or an invite.
 func isSecretLine(data []byte, number int) bool {
 	for line := range bytes.Lines(data) {
 		if number--; number == 0 {
 			m := keyLine.FindSubmatch(line)
-			return m != nil && strings.HasSuffix(keyNoise.Replace(string(m[1])), "password")
+			if m == nil {
+				return false
+			}
+			key := keyNoise.Replace(string(m[1]))
+			return strings.HasSuffix(key, "password") || strings.HasSuffix(key, "relay")
 		}
 	}
 	return false
