@@ -27,7 +27,7 @@ const MaxRate Rate = 1e12
 
 // MinRate is the lowest [Rate] other than 0: below it a page takes minutes, and TCP
 // gives up.
-const MinRate Rate = 8_000
+const MinRate Rate = 64_000
 
 // MaxDevices is the largest number of devices that an invite may be limited to: a
 // relay keeps some state for each.

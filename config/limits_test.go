@@ -20,7 +20,7 @@ func TestSizesAndRates(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]Rate{
-		"": 0, "50Mbit": 50e6, "1.5gbit": 1.5e9, "8 kbit": MinRate, "8001bit": 8001, "1000Gbit": MaxRate,
+		"": 0, "50Mbit": 50e6, "1.5gbit": 1.5e9, "64 kbit": MinRate, "64001bit": 64001, "1000Gbit": MaxRate,
 	} {
 		got, err := ParseRate(text)
 		if err != nil || got != want {
@@ -35,7 +35,7 @@ func TestSizesAndRates(t *testing.T) {
 			t.Errorf("size %q is %d", text, got)
 		}
 	}
-	for _, text := range []string{"50", "50MB", "7kbit", "0bit", "1001Gbit", "bit"} {
+	for _, text := range []string{"50", "50MB", "63kbit", "0bit", "1001Gbit", "bit"} {
 		if got, err := ParseRate(text); err == nil {
 			t.Errorf("rate %q is %d", text, got)
 		}

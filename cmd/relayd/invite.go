@@ -92,7 +92,7 @@ func newInvite(ctx context.Context, dir *state.Dir, set *config.Relay, name stri
 	}
 	var bundle *config.Bundle
 	err = dir.ChangeLedger(func(l *state.Ledger) error {
-		issued, err := l.Issue(name, expiry, time.Now())
+		issued, err := l.Issue(name, expiry, state.Limits{}, time.Now())
 		if err != nil {
 			return err
 		}

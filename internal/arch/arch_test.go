@@ -46,6 +46,7 @@ var layers = []layer{
 	{"internal/relay", []string{"internal/flow", "internal/wire", "internal/session", "transport"}, "joins any listener to any opener, the exit among them"},
 	{"internal/cli", []string{"config"}, "the frame of a command: flags, help, exit statuses"},
 	{"internal/state", []string{"config", "internal/wire"}, "the directory of a program: the files that config describes"},
+	{"internal/quota", []string{"config", "internal/state"}, "counts bytes; knows neither streams nor tokens"},
 	{"internal/control", nil, "how the commands of one directory talk; carries JSON that it does not know"},
 	{"internal/picture", []string{"config"}, "finds codes in pictures; config says whether they are an invite"},
 	{"internal/arch", nil, "reads source files"},

@@ -26,7 +26,8 @@
 //	token.key       the key of tokens, in PEM
 //	issuer.key      Ed25519 private key that signs invites, PKCS #8 in PEM; best
 //	                kept off the relay, which runs without it
-//	invites.json    the ledger of invites: names and expiry, no tokens
+//	invites.json    the ledger of invites: names, expiry and limits, no tokens
+//	usage           how much each invite has moved this month, see [Usage]
 //	cover.pem       certificate of the built-in cover and, in
 //	cover.key       its private key
 //

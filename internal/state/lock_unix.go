@@ -26,3 +26,6 @@ func lock(f *os.File, wait bool) error {
 		}
 	}
 }
+
+// unlock releases the lock of a file that stays open.
+func unlock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) }

@@ -183,6 +183,25 @@ type LedgerEntry struct {
 	Created time.Time `json:"created"`
 	Expiry  uint16    `json:"expiry,omitempty"` // day as in a token; 0 is never
 	Revoked time.Time `json:"revoked,omitzero"`
+	Limits
+}
+
+// Limits bound the use of one invite; 0 is no limit.
+type Limits struct {
+	Quota   config.Size `json:"quota,omitempty"` // bytes in a calendar month, up and down added
+	Rate    config.Rate `json:"rate,omitempty"`  // bit/s in each direction
+	Devices int         `json:"devices,omitempty"`
+}
+
+// State is what has become of the invite, in a word.
+func (e *LedgerEntry) State(now time.Time) string {
+	switch {
+	case !e.Revoked.IsZero():
+		return "revoked"
+	case e.Expiry != 0 && !now.Before(config.ExpiryTime(e.Expiry)):
+		return "expired"
+	}
+	return "valid"
 }
 
 // InviteID is an invite's id, in hexadecimal in the ledger.
@@ -209,7 +228,7 @@ var sequenceEpoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // sequence becomes the seconds since 2026, or one more than the last if that is
 // higher, so that copies of one issuer key in several places agree on which
 // bundle is newer.
-func (l *Ledger) Issue(name string, expiry uint16, now time.Time) (LedgerEntry, error) {
+func (l *Ledger) Issue(name string, expiry uint16, limits Limits, now time.Time) (LedgerEntry, error) {
 	for n := len(l.Invites) + 1; name == ""; n++ {
 		if next := fmt.Sprintf("invite-%d", n); l.find(next) == nil {
 			name = next
@@ -218,7 +237,7 @@ func (l *Ledger) Issue(name string, expiry uint16, now time.Time) (LedgerEntry, 
 	if l.find(name) != nil {
 		return LedgerEntry{}, fmt.Errorf("invite %q %w; choose another -name", name, ErrExists)
 	}
-	e := LedgerEntry{Name: name, Created: now.UTC().Truncate(time.Second), Expiry: expiry}
+	e := LedgerEntry{Name: name, Created: now.UTC().Truncate(time.Second), Expiry: expiry, Limits: limits}
 	rand.Read(e.ID[:])
 	l.Sequence = max(l.Sequence+1, uint32(max(0, now.Sub(sequenceEpoch)/time.Second)))
 	l.Invites = append(l.Invites, e)
@@ -235,6 +254,25 @@ func (l *Ledger) Revoke(name string, now time.Time) (LedgerEntry, error) {
 		e.Revoked = now.UTC().Truncate(time.Second)
 	}
 	return *e, nil
+}
+
+// Limit changes the limits of the invite as fn says. The error wraps [ErrNotFound].
+func (l *Ledger) Limit(name string, fn func(*Limits)) (LedgerEntry, error) {
+	e := l.find(name)
+	if e == nil {
+		return LedgerEntry{}, fmt.Errorf("invite %q %w", name, ErrNotFound)
+	}
+	fn(&e.Limits)
+	return *e, nil
+}
+
+// Entry returns the entry of an id, or nil. It must not be changed.
+func (l *Ledger) Entry(id InviteID) *LedgerEntry {
+	i := slices.IndexFunc(l.Invites, func(e LedgerEntry) bool { return e.ID == id })
+	if i < 0 {
+		return nil
+	}
+	return &l.Invites[i]
 }
 
 // Revoked reports whether the invite may not be used any more. An id that the

@@ -463,10 +463,10 @@ func TestLedger(t *testing.T) {
 	now := time.Date(2026, 11, 21, 10, 0, 0, 5, time.UTC)
 	var first, second LedgerEntry
 	err := d.ChangeLedger(func(l *Ledger) (err error) {
-		if first, err = l.Issue("", 0, now); err != nil {
+		if first, err = l.Issue("", 0, Limits{}, now); err != nil {
 			return err
 		}
-		second, err = l.Issue("anna", 400, now)
+		second, err = l.Issue("anna", 400, Limits{Quota: 5e9, Devices: 2}, now)
 		return err
 	})
 	if err != nil {
@@ -477,10 +477,10 @@ func TestLedger(t *testing.T) {
 	}
 	before := snapshot(t, d)
 	err = d.ChangeLedger(func(l *Ledger) error {
-		if _, err := l.Issue("bela", 0, now); err != nil {
+		if _, err := l.Issue("bela", 0, Limits{}, now); err != nil {
 			return err
 		}
-		_, err := l.Issue("anna", 0, now)
+		_, err := l.Issue("anna", 0, Limits{}, now)
 		return err
 	})
 	if !errors.Is(err, ErrExists) || !maps.Equal(before, snapshot(t, d)) {
@@ -512,7 +512,7 @@ func TestLedger(t *testing.T) {
 	if l.Sequence != (324*24+10)*3600+1 {
 		t.Errorf("sequence %d", l.Sequence)
 	}
-	if _, err := l.Issue("later", 0, time.Unix(0, 0)); err != nil || l.Sequence != (324*24+10)*3600+2 {
+	if _, err := l.Issue("later", 0, Limits{}, time.Unix(0, 0)); err != nil || l.Sequence != (324*24+10)*3600+2 {
 		t.Errorf("with a clock that runs back: sequence %d, %v", l.Sequence, err)
 	}
 
