@@ -1,6 +1,10 @@
 package transport
 
-import "fmt"
+import (
+	"fmt"
+
+	"busel/internal/wire"
+)
 
 // Stage is how far a dial came.
 type Stage string
@@ -27,9 +31,28 @@ const (
 	Throttled   Failure = "throttled"    // goodput far below what the path gave
 	ClosedEarly Failure = "closed-early" // ended after N bytes or packets
 	UnfitCover  Failure = "unfit-cover"  // the cover does not speak what the transport needs
-	Revoked     Failure = "revoked"      // the relay refuses the invite
+	Revoked     Failure = "revoked"      // the relay refuses the invite: it was revoked
+	Expired     Failure = "expired"      // likewise: it has expired
+	Quota       Failure = "quota"        // likewise: what it may move this month is used up
+	Devices     Failure = "devices"      // likewise: as many devices use it as may
 	DNSLie      Failure = "dns-lie"      // name lookup lied
 )
+
+// Refusal is the failure of a hello that the relay answered with s; empty if that
+// says nothing of the invite.
+func Refusal(s wire.Status) Failure {
+	switch s {
+	case wire.StatusRevoked:
+		return Revoked
+	case wire.StatusExpired:
+		return Expired
+	case wire.StatusQuota:
+		return Quota
+	case wire.StatusDevices:
+		return Devices
+	}
+	return ""
+}
 
 // DialError is why a dial did not lead to a carrier.
 type DialError struct {

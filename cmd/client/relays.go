@@ -239,8 +239,8 @@ func (r *relays) best() (rotate.Member, error) {
 		return rotate.Member{}, front.ErrNoInvite
 	}
 	m := g.Best()
-	if m.Keeper.Void() {
-		return rotate.Member{}, &flow.OpenError{Code: flow.NotAllowed, Detail: flow.DetailInvite}
+	if refusal := m.Keeper.Refusal(); refusal != nil {
+		return rotate.Member{}, &flow.OpenError{Code: flow.NotAllowed, Detail: refusal.Status.Detail(), Err: refusal}
 	}
 	return m, nil
 }

@@ -81,6 +81,7 @@ const (
 	DetailQuota            Detail = 6
 	DetailRelayRestarted   Detail = 7 // the relay no longer knows the session
 	DetailInvite           Detail = 8 // the invite was revoked or has expired
+	DetailDevices          Detail = 9 // as many devices use the invite as may
 )
 
 var details = [...]string{
@@ -93,6 +94,7 @@ var details = [...]string{
 	DetailQuota:            "was not tried: the invite's quota is used up",
 	DetailRelayRestarted:   "was lost because the relay restarted",
 	DetailInvite:           "was not tried: the invite is no longer valid",
+	DetailDevices:          "was not tried: as many devices use the invite as may",
 }
 
 // String is a predicate about a destination: "refused the connection".

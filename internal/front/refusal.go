@@ -46,7 +46,9 @@ func refusalForOpen(host string, open *flow.OpenError) refusal {
 	case flow.DetailNameServerFailed:
 		return refusal{http.StatusBadGateway, "The relay could not look up " + host + " because its name server failed: try again in a minute."}
 	case flow.DetailQuota:
-		return refusal{http.StatusServiceUnavailable, "The quota of your invite is used up: ask the person who gave it to you, or use another relay."}
+		return refusal{http.StatusServiceUnavailable, "This month's quota of your invite, or of its relay, is used up: use another relay, ask the person who gave it to you for more, or wait for the next month."}
+	case flow.DetailDevices:
+		return refusal{http.StatusServiceUnavailable, "As many devices use your invite as may: stop Busel on another one, or ask the person who gave it to you."}
 	case flow.DetailRelayRestarted:
 		return refusal{http.StatusBadGateway, "The relay was restarted meanwhile: reload the page."}
 	}

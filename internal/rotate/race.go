@@ -460,8 +460,8 @@ func (k *Keeper) noteRefusal(a *attempt, err error, now time.Time) {
 	}
 	k.log.Warn("the relay refuses", "relay", a.path.Route.Relay, "err", err)
 	k.cancel(func(*attempt) bool { return true })
-	if isVoid(err) {
-		k.refused = now
+	if refusal := refusalOf(err); refusal != nil {
+		k.refused, k.refusal = now, refusal
 		k.after = append(k.after, func() { k.cfg.Session.Fail(err) })
 	}
 }

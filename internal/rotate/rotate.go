@@ -30,6 +30,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"busel/internal/flow"
 	"busel/internal/wire"
 	"busel/transport"
 )
@@ -168,18 +169,19 @@ type Keeper struct {
 	useAfter  time.Time // no dial that is only of use before it
 	useFails  int       // in a row
 	beatAt    time.Time
-	told      *move     // a need that is over, and not told yet
-	connected bool      // once, since a carrier is wanted
-	lost      string    // how the last carrier was lost, in words
-	failed    time.Time // when every route had failed in a row; zero after a success
-	refused   time.Time // when the relay said that the invite is void; zero after a success
-	hold      time.Time // no dial in a need before it
-	flaps     int       // carriers in a row that did not live long
-	roamed    bool      // recall what is known: the network may be another one
-	outage    bool      // there was one at the last step
-	shaken    time.Time // when an outage ended, or the link changed: what was silent then says nothing of its path
-	silence   time.Time // when a dial last met silence that may be the network's
-	answered  time.Time // the last question of the horizon that was passed on
+	told      *move             // a need that is over, and not told yet
+	connected bool              // once, since a carrier is wanted
+	lost      string            // how the last carrier was lost, in words
+	failed    time.Time         // when every route had failed in a row; zero after a success
+	refused   time.Time         // when the relay refused the invite; zero after a success
+	refusal   *wire.StatusError // why
+	hold      time.Time         // no dial in a need before it
+	flaps     int               // carriers in a row that did not live long
+	roamed    bool              // recall what is known: the network may be another one
+	outage    bool              // there was one at the last step
+	shaken    time.Time         // when an outage ended, or the link changed: what was silent then says nothing of its path
+	silence   time.Time         // when a dial last met silence that may be the network's
+	answered  time.Time         // the last question of the horizon that was passed on
 }
 
 // held is a carrier of ours.
@@ -640,12 +642,16 @@ func (k *Keeper) Failing() bool {
 	return !k.failed.IsZero() && time.Since(k.failed) < forgive
 }
 
-// Void reports whether the relay said, less than refusedPause ago, that the
-// invite was revoked or has expired: until that is over nothing is dialled.
-func (k *Keeper) Void() bool {
+// Refusal is why the relay refused the invite less than refusedPause ago: revoked,
+// expired, its quota used up, or too many devices. Until that is over nothing is
+// dialled. It is nil if the relay did not.
+func (k *Keeper) Refusal() *wire.StatusError {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return !k.refused.IsZero() && time.Since(k.refused) < refusedPause
+	if k.refused.IsZero() || time.Since(k.refused) >= refusedPause {
+		return nil
+	}
+	return k.refusal
 }
 
 func isRefusal(err error) bool {
@@ -653,10 +659,12 @@ func isRefusal(err error) bool {
 	return ok
 }
 
-// isVoid reports whether the invite will never be good again.
-func isVoid(err error) bool {
-	e, ok := errors.AsType[*wire.StatusError](err)
-	return ok && (e.Status == wire.StatusRevoked || e.Status == wire.StatusExpired)
+// refusalOf is the relay's word on the invite; nil if it is on something else.
+func refusalOf(err error) *wire.StatusError {
+	if e, ok := errors.AsType[*wire.StatusError](err); ok && e.Status.Detail() != flow.DetailNone {
+		return e
+	}
+	return nil
 }
 
 // jitter spreads d over 0.75..1.25 of itself, so that clients that lost the

@@ -861,14 +861,15 @@ func TestVoidInvite(t *testing.T) {
 	for _, c := range []struct {
 		status wire.Status
 		void   bool
-	}{{wire.StatusRevoked, true}, {wire.StatusExpired, true}, {wire.StatusBusy, false}, {wire.StatusDraining, false}} {
+	}{{wire.StatusRevoked, true}, {wire.StatusExpired, true}, {wire.StatusQuota, true}, {wire.StatusDevices, true}, {wire.StatusBusy, false}, {wire.StatusDraining, false}} {
 		t.Run(c.status.String(), func(t *testing.T) {
 			run(t, func(s *sim, _ *Config) {
 				s.net = func(transport.Route) way { return way{refusal: c.status} }
 			}, both, func(t *testing.T, s *sim) {
 				s.let(refusedPause / 2)
-				if s.Void() != c.void || (s.failed == 1) != c.void {
-					t.Errorf("void is %v, sessions failed: %d", s.Void(), s.failed)
+				refusal := s.Refusal()
+				if (refusal != nil && refusal.Status == c.status) != c.void || (s.failed == 1) != c.void {
+					t.Errorf("refusal is %v, sessions failed: %d", refusal, s.failed)
 				}
 				if len(s.dials) != 1 {
 					t.Errorf("%d dials although the relay refuses", len(s.dials))

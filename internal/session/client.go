@@ -6,6 +6,7 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -98,16 +99,20 @@ func NewClient(cfg ClientConfig) *Client {
 	return cl
 }
 
-// Fail ends every stream, because the relay serves this session no more: the
-// invite is void. The session begins anew, so that streams opened later are
-// tried afresh.
+// Fail ends every stream, because the relay serves this session no more: it refuses
+// the invite, and a *[wire.StatusError] in cause says why. The session begins anew,
+// so that streams opened later are tried afresh.
 func (cl *Client) Fail(cause error) {
+	detail := flow.DetailInvite
+	if refused, ok := errors.AsType[*wire.StatusError](cause); ok && refused.Status.Detail() != flow.DetailNone {
+		detail = refused.Status.Detail()
+	}
 	c := cl.c
 	c.mu.Lock()
 	defer c.unlock()
 	for s := range c.all {
 		if s.kind == kindProxy {
-			s.kill(&flow.OpenError{Code: flow.NotAllowed, Detail: flow.DetailInvite, Err: cause})
+			s.kill(&flow.OpenError{Code: flow.NotAllowed, Detail: detail, Err: cause})
 		}
 	}
 	c.onBroken(cause)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"busel/internal/flow"
 )
 
 // Version is the protocol version that a hello carries.
@@ -185,11 +187,13 @@ const (
 	StatusDraining       Status = 5
 	StatusVersion        Status = 6
 	StatusBusy           Status = 7
+	StatusDevices        Status = 8 // as many devices use the invite as may
 )
 
 var statusNames = [...]string{
 	"ok", "the relay does not know the session", "the invite was revoked", "the invite has expired",
 	"the invite's quota is used up", "the relay is shutting down", "the relay speaks another version", "the relay is busy",
+	"as many devices use the invite as may",
 }
 
 func (s Status) String() string {
@@ -201,6 +205,20 @@ func (s Status) String() string {
 
 // Refused reports whether the status means that no carrier was attached.
 func (s Status) Refused() bool { return s > StatusUnknownSession }
+
+// Detail is why streams fail while the relay refuses the invite so; for a status that
+// says nothing of the invite it is [flow.DetailNone].
+func (s Status) Detail() flow.Detail {
+	switch s {
+	case StatusRevoked, StatusExpired:
+		return flow.DetailInvite
+	case StatusQuota:
+		return flow.DetailQuota
+	case StatusDevices:
+		return flow.DetailDevices
+	}
+	return flow.DetailNone
+}
 
 // StatusError is a hello refused by the relay.
 type StatusError struct{ Status Status }

@@ -145,11 +145,7 @@ func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello)
 	}
 	if status := c.accept.Status; status.Refused() {
 		c.leave(net.ErrClosed)
-		var f transport.Failure
-		if status == wire.StatusRevoked || status == wire.StatusExpired {
-			f = transport.Revoked
-		}
-		return fail(transport.StageHello, f, &wire.StatusError{Status: status})
+		return fail(transport.StageHello, transport.Refusal(status), &wire.StatusError{Status: status})
 	}
 	d.log.Debug("carrier is live", "relay", r.Relay)
 	return &clientCarrier{c}, c.accept, nil

@@ -453,7 +453,7 @@ func TestUnfitCover(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	for status, failure := range map[wire.Status]transport.Failure{
-		wire.StatusRevoked: transport.Revoked, wire.StatusExpired: transport.Revoked, wire.StatusBusy: "",
+		wire.StatusRevoked: transport.Revoked, wire.StatusExpired: transport.Expired, wire.StatusQuota: transport.Quota, wire.StatusDevices: transport.Devices, wire.StatusBusy: "",
 	} {
 		t.Run(status.String(), func(t *testing.T) {
 			r := startRelay(t, goSite(t, nil), nil)

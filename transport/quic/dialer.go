@@ -153,11 +153,7 @@ func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello)
 	}
 	if status := accept.Status; status.Refused() {
 		v.close()
-		var f transport.Failure
-		if status == wire.StatusRevoked || status == wire.StatusExpired {
-			f = transport.Revoked
-		}
-		return fail(transport.StageHello, f, &wire.StatusError{Status: status})
+		return fail(transport.StageHello, transport.Refusal(status), &wire.StatusError{Status: status})
 	}
 	c := newCarrier(lanes)
 	if !d.keep(c, v) {

@@ -187,7 +187,7 @@ func TestRefusal(t *testing.T) {
 	for _, tt := range []struct {
 		status  wire.Status
 		failure transport.Failure
-	}{{wire.StatusRevoked, transport.Revoked}, {wire.StatusExpired, transport.Revoked}, {wire.StatusBusy, ""}, {wire.StatusVersion, ""}} {
+	}{{wire.StatusRevoked, transport.Revoked}, {wire.StatusExpired, transport.Expired}, {wire.StatusBusy, ""}, {wire.StatusVersion, ""}} {
 		r := startRelay(t, nil)
 		r.answer(t, wire.Accept{Status: tt.status})
 		c, _, err := r.dialer(t, nil).Dial(testContext(t), r.route(), testHello())
