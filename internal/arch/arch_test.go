@@ -43,7 +43,7 @@ var layers = []layer{
 	{"internal/cover", nil, "the built-in site is a web server that knows nothing of the tunnel"},
 	{"internal/exit", []string{"internal/flow", "transport"}, "implements flow.Opener; works without any tunnel"},
 	{"internal/front", []string{"internal/flow"}, "uses flow.Opener; works without any tunnel"},
-	{"internal/relay", []string{"internal/flow", "internal/wire", "internal/session", "transport"}, "joins any listener to any opener, the exit among them"},
+	{"internal/relay", []string{"internal/flow", "internal/quota", "internal/wire", "internal/session", "transport"}, "joins any listener to any opener, the exit among them"},
 	{"internal/cli", []string{"config"}, "the frame of a command: flags, help, exit statuses"},
 	{"internal/state", []string{"config", "internal/wire"}, "the directory of a program: the files that config describes"},
 	{"internal/quota", []string{"config", "internal/state"}, "counts bytes; knows neither streams nor tokens"},

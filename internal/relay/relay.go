@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"busel/internal/flow"
+	"busel/internal/quota"
 	"busel/internal/session"
 	"busel/internal/wire"
 	"busel/transport"
@@ -35,7 +36,8 @@ const (
 	// DefaultMaxSessions bounds memory: a session without a carrier keeps at
 	// most 1 MiB unread data.
 	DefaultMaxSessions = 1024
-	// DefaultMaxPerInvite is enough for one person's devices and their restarts.
+	// DefaultMaxPerInvite is enough for one person's devices and their restarts. A
+	// device has one session, which is lost to it when its client is restarted.
 	DefaultMaxPerInvite = 16
 	// maxCarriers of one session at a time: with DefaultMaxPerInvite no invite takes
 	// more than half of what a quic listener serves. A client has one or some, and
@@ -59,7 +61,8 @@ type Config struct {
 	Exit         flow.Opener
 	SessionLife  time.Duration // 0 is [DefaultSessionLife]
 	MaxSessions  int           // 0 is [DefaultMaxSessions]
-	MaxPerInvite int           // 0 is [DefaultMaxPerInvite]
+	MaxPerInvite int           // 0 is [DefaultMaxPerInvite]; an account may say otherwise
+	Book         *quota.Book   // counts what is moved, and limits it; nil does not
 	Logger       *slog.Logger  // nil discards
 }
 
@@ -104,6 +107,7 @@ type key struct {
 
 type entry struct {
 	*session.Server
+	token    wire.Token
 	stop     context.CancelFunc
 	attached int       // carriers now, answers that are under way included
 	left     time.Time // when attached became 0
@@ -133,6 +137,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer r.wg.Wait()
 	defer cancel(nil)
+	r.wg.Go(func() { r.reviews(ctx) })
 	for _, l := range r.cfg.Listeners {
 		r.wg.Go(func() { cancel(r.accept(ctx, l)) })
 	}
@@ -157,6 +162,7 @@ func (r *Relay) accept(ctx context.Context, l transport.Listener) error {
 var (
 	errNotOurs = errors.New("hello carries a token that this relay did not issue")
 	errBusy    = errors.New("too many sessions")
+	errDevices = errors.New("too many sessions of one invite")
 	errCrowded = errors.New("too many carriers of one session")
 )
 
@@ -175,6 +181,9 @@ func (r *Relay) serve(ctx context.Context, p transport.Pending) error {
 		return r.refuse(p, status)
 	}
 	e, known, err := r.join(ctx, h)
+	if errors.Is(err, errDevices) {
+		return errors.Join(err, r.refuse(p, wire.StatusDevices))
+	}
 	if err != nil {
 		return errors.Join(err, r.refuse(p, wire.StatusBusy))
 	}
@@ -210,7 +219,7 @@ func (r *Relay) join(ctx context.Context, h *wire.Hello) (e *entry, known bool, 
 		if err := r.makeRoom(k.invite); err != nil {
 			return nil, false, err
 		}
-		e = r.start(ctx, k)
+		e = r.start(ctx, k, h.Token)
 	}
 	if e.attached >= maxCarriers {
 		return nil, false, errCrowded
@@ -227,8 +236,13 @@ func (r *Relay) leave(e *entry) {
 }
 
 // makeRoom ends the session that has been without a carrier for the longest,
-// of the same invite if that has too many, else of all.
+// of the same invite if that has too many, else of all. A session with a carrier is
+// never ended for another one: who is there first stays.
 func (r *Relay) makeRoom(invite [8]byte) error {
+	most := r.cfg.MaxPerInvite
+	if a := r.account(invite); a != nil && a.Devices() > 0 {
+		most = a.Devices()
+	}
 	var mine, all int
 	var myOldest, oldest *entry
 	older := func(a, b *entry) *entry {
@@ -247,8 +261,10 @@ func (r *Relay) makeRoom(invite [8]byte) error {
 	}
 	var victim *entry
 	switch {
-	case mine >= r.cfg.MaxPerInvite:
-		victim = myOldest
+	case mine >= most:
+		if victim = myOldest; victim == nil {
+			return errDevices
+		}
 	case all >= r.cfg.MaxSessions:
 		victim = oldest
 	default:
@@ -267,15 +283,18 @@ func (r *Relay) makeRoom(invite [8]byte) error {
 }
 
 // start makes a session and runs it until it ends. r.mu is held.
-func (r *Relay) start(ctx context.Context, k key) *entry {
+func (r *Relay) start(ctx context.Context, k key, token wire.Token) *entry {
 	ctx, stop := context.WithCancel(ctx)
+	account := r.account(k.invite)
 	e := &entry{
 		Server: session.NewServer(session.ServerConfig{
-			OnStream: r.stream, OnPackets: r.packets,
+			OnStream:    func(ctx context.Context, s *session.Stream, dst flow.Addr) { r.stream(ctx, account, s, dst) },
+			OnPackets:   func(ctx context.Context, p flow.Packets) { r.packets(ctx, account, p) },
 			SessionLife: r.cfg.SessionLife, Logger: r.log,
 		}),
-		stop: stop,
-		left: time.Now(),
+		token: token,
+		stop:  stop,
+		left:  time.Now(),
 	}
 	r.sessions[k] = e
 	r.wg.Go(func() {
@@ -293,11 +312,11 @@ func (r *Relay) start(ctx context.Context, k key) *entry {
 
 // stream answers one stream: it opens the destination, says how that went, and
 // copies until both directions have ended.
-func (r *Relay) stream(ctx context.Context, s *session.Stream, dst flow.Addr) {
+func (r *Relay) stream(ctx context.Context, account *quota.Account, s *session.Stream, dst flow.Addr) {
 	r.streams.Add(1)
 	r.streamsTotal.Add(1)
 	defer r.streams.Add(-1)
-	out, err := r.cfg.Exit.OpenStream(ctx, dst)
+	out, err := r.open(ctx, account, dst)
 	if err != nil {
 		r.failed.Add(1)
 		code, detail := flow.GeneralFailure, flow.DetailNone
@@ -319,8 +338,23 @@ func (r *Relay) stream(ctx context.Context, s *session.Stream, dst flow.Addr) {
 	r.log.Debug("stream ended", "err", err)
 }
 
+// open opens a stream of the exit and waits until the destination was reached.
+func (r *Relay) open(ctx context.Context, account *quota.Account, dst flow.Addr) (flow.Stream, error) {
+	if account != nil && account.UsedUp() { // a moment ago
+		return nil, &flow.OpenError{Code: flow.NotAllowed, Detail: flow.DetailQuota}
+	}
+	out, err := r.cfg.Exit.OpenStream(ctx, dst)
+	if err != nil {
+		return nil, err
+	}
+	if err := out.Connected(ctx); err != nil {
+		return nil, errors.Join(err, out.Close())
+	}
+	return r.meter(ctx, account, out), nil
+}
+
 // packets answers one flow.
-func (r *Relay) packets(ctx context.Context, in flow.Packets) {
+func (r *Relay) packets(ctx context.Context, account *quota.Account, in flow.Packets) {
 	r.flows.Add(1)
 	r.flowsTotal.Add(1)
 	defer r.flows.Add(-1)
@@ -330,23 +364,38 @@ func (r *Relay) packets(ctx context.Context, in flow.Packets) {
 		r.log.Debug("no UDP association", "err", err)
 		return
 	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	pass := func(dst, src flow.Packets, d quota.Direction) {
+		defer stop() // whoever waits for the other direction
+		relayPackets(dst, src, func(n int) error {
+			if account == nil {
+				return nil
+			}
+			return r.take(ctx, account, d, n)
+		})
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer in.Close()
-		relayPackets(in, out)
+		pass(in, out, quota.Down)
 	})
-	relayPackets(out, in)
+	pass(out, in, quota.Up)
 	out.Close()
 	wg.Wait()
 }
 
-// relayPackets passes datagrams on until src ends or dst is closed. What dst
-// refuses, such as a denied address, is dropped, as a firewall would.
-func relayPackets(dst, src flow.Packets) {
+// relayPackets passes datagrams on until src ends, dst is closed or take fails, which
+// is asked for each. What dst refuses, such as a denied address, is dropped, as a
+// firewall would.
+func relayPackets(dst, src flow.Packets, take func(n int) error) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, addr, err := src.ReadFrom(buf)
 		if err != nil {
+			return
+		}
+		if take(n) != nil {
 			return
 		}
 		if err := dst.WriteTo(buf[:n], addr); errors.Is(err, net.ErrClosed) {

@@ -123,7 +123,10 @@ func (echo) OpenPackets(context.Context) (flow.Packets, error) {
 func start(t *testing.T, cfg Config) (*Relay, *door) {
 	t.Helper()
 	d := &door{knocks: make(chan *knock)}
-	cfg.Listeners, cfg.Gate = []transport.Listener{d}, rules{}
+	cfg.Listeners = []transport.Listener{d}
+	if cfg.Gate == nil {
+		cfg.Gate = rules{}
+	}
 	if cfg.Exit == nil {
 		cfg.Exit = echo{}
 	}
@@ -270,7 +273,7 @@ func TestSessionsAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _, err = connect(t, d, "a")
-		if se, ok := errors.AsType[*wire.StatusError](err); !ok || se.Status != wire.StatusBusy {
+		if se, ok := errors.AsType[*wire.StatusError](err); !ok || se.Status != wire.StatusDevices {
 			t.Errorf("a third session of one invite, while both have carriers: %v", err)
 		}
 		stop()

@@ -1,0 +1,117 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"busel/internal/flow"
+	"busel/internal/quota"
+	"busel/internal/wire"
+)
+
+// reviewEvery is how often sessions are judged anew, so that one whose invite has
+// expired ends soon.
+const reviewEvery = 10 * time.Second
+
+// Review judges the invites of all sessions anew and ends those of invites that may
+// not be used any more: their streams are reset and their carriers say why. It is to
+// be called when what the gate knows has changed; Run does so from time to time.
+func (r *Relay) Review() {
+	r.mu.Lock()
+	all := make([]*entry, 0, len(r.sessions))
+	for _, e := range r.sessions {
+		all = append(all, e)
+	}
+	r.mu.Unlock()
+	for _, e := range all {
+		genuine, status := r.cfg.Gate.Judge(e.token)
+		if !genuine { // issued under a key that the relay does not have any more
+			status = wire.StatusRevoked
+		}
+		if status.Refused() {
+			e.End(status.Detail(), farewell(status))
+		}
+	}
+}
+
+func (r *Relay) reviews(ctx context.Context) {
+	tick := time.NewTicker(reviewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			r.Review()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// farewell is what a carrier says when its session ends for the status.
+func farewell(s wire.Status) string {
+	if s == wire.StatusQuota {
+		return "This month's quota of the invite, or of the relay, is used up."
+	}
+	return "The invite is no longer valid."
+}
+
+// take counts n bytes of an invite and waits until they may move. When nothing more
+// may, it ends the sessions that this concerns.
+func (r *Relay) take(ctx context.Context, a *quota.Account, d quota.Direction, n int) error {
+	err := a.Take(ctx, d, n)
+	if errors.Is(err, quota.ErrUsedUp) {
+		r.Review()
+	}
+	return err
+}
+
+// account is an invite's, or nil if nothing is counted.
+func (r *Relay) account(invite [8]byte) *quota.Account {
+	if r.cfg.Book == nil {
+		return nil
+	}
+	return r.cfg.Book.Account(invite)
+}
+
+// metered is a stream of the exit whose bytes are counted before they move.
+type metered struct {
+	flow.Stream
+	relay   *Relay
+	account *quota.Account
+	ctx     context.Context // ends with Close
+	stop    context.CancelFunc
+}
+
+// meter returns s with its bytes counted, if anything is.
+func (r *Relay) meter(ctx context.Context, a *quota.Account, s flow.Stream) flow.Stream {
+	if a == nil {
+		return s
+	}
+	m := &metered{Stream: s, relay: r, account: a}
+	m.ctx, m.stop = context.WithCancel(ctx)
+	return m
+}
+
+func (m *metered) Read(b []byte) (int, error) {
+	n, err := m.Stream.Read(b)
+	if n > 0 {
+		if err := m.relay.take(m.ctx, m.account, quota.Down, n); err != nil {
+			return 0, err
+		}
+	}
+	return n, err
+}
+
+func (m *metered) Write(b []byte) (int, error) {
+	if err := m.relay.take(m.ctx, m.account, quota.Up, len(b)); err != nil {
+		return 0, err
+	}
+	return m.Stream.Write(b)
+}
+
+// Close also ends a call that waits.
+func (m *metered) Close() error {
+	m.stop()
+	return m.Stream.Close()
+}

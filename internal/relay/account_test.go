@@ -1,0 +1,360 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"busel/config"
+	"busel/internal/exit"
+	"busel/internal/flow"
+	"busel/internal/quota"
+	"busel/internal/session"
+	"busel/internal/state"
+	"busel/internal/wire"
+	"busel/transport"
+)
+
+// sums is a quota.Store in memory.
+type sums struct {
+	mu sync.Mutex
+	of map[state.InviteID]uint64
+}
+
+func (s *sums) Add(id state.InviteID, _ state.Month, n uint64) (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of == nil {
+		s.of = map[state.InviteID]uint64{}
+	}
+	s.of[id] += n
+	return s.of[id], nil
+}
+
+func (s *sums) Sync() error { return nil }
+
+func newBook(t *testing.T, total config.Limits, limits map[byte]state.Limits) *quota.Book {
+	t.Helper()
+	b, err := quota.New(quota.Config{Store: &sums{}, Total: total})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.SetLimits(func(id state.InviteID) state.Limits { return limits[id[0]] })
+	return b
+}
+
+// mood is a gate whose mind changes, and that knows the book.
+type mood struct {
+	rules
+	book   *quota.Book
+	status atomic.Uint32 // of invite a
+}
+
+func (m *mood) Judge(t wire.Token) (bool, wire.Status) {
+	if s := wire.Status(m.status.Load()); t[0] == 'a' && s != wire.StatusOK {
+		return true, s
+	}
+	if m.book != nil && m.book.Account(t.InviteID()).UsedUp() {
+		return true, wire.StatusQuota
+	}
+	return m.rules.Judge(t)
+}
+
+func detailOf(err error) flow.Detail {
+	if e, ok := errors.AsType[*session.ResetError](err); ok {
+		return e.Detail
+	}
+	if e, ok := errors.AsType[*flow.OpenError](err); ok {
+		return e.Detail
+	}
+	return 255
+}
+
+// A session whose invite is revoked or expires ends, with all that is open in it,
+// when the relay is told or within reviewEvery; others go on.
+func TestReview(t *testing.T) {
+	for _, status := range []wire.Status{wire.StatusRevoked, wire.StatusExpired} {
+		for _, told := range []bool{true, false} {
+			synctest.Test(t, func(t *testing.T) {
+				gate := new(mood)
+				r, d := start(t, Config{Gate: gate})
+				a, _, err := connect(t, d, "a")
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, _, err := connect(t, d, "b")
+				if err != nil {
+					t.Fatal(err)
+				}
+				s, err := a.OpenStream(t.Context(), flow.Addr{Name: "site", Port: 80})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				if _, err := s.Write([]byte("x")); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.ReadFull(s, make([]byte, 1)); err != nil {
+					t.Fatal(err)
+				}
+				gate.status.Store(uint32(status))
+				begin := time.Now()
+				if told {
+					r.Review()
+				}
+				_, err = s.Read(make([]byte, 1))
+				if got := detailOf(err); got != flow.DetailInvite {
+					t.Errorf("%v: the stream ended with %v, detail %d", status, err, got)
+				}
+				if took := time.Since(begin); took > reviewEvery+time.Second || told && took > 100*time.Millisecond {
+					t.Errorf("%v, told %t: after %v", status, told, took)
+				}
+				time.Sleep(2 * time.Second) // to say goodbye
+				synctest.Wait()
+				if n := r.Stats(); n.Sessions != 1 || n.Streams != 0 || n.Carriers != 1 {
+					t.Errorf("left: %+v", n)
+				}
+				if got, err := say(t, b, "site", "hello"); got != "hello" || err != nil {
+					t.Errorf("the other invite: %q, %v", got, err)
+				}
+				if _, _, err := connect(t, d, "a"); err == nil {
+					t.Error("it may come back")
+				}
+			})
+		}
+	}
+}
+
+// Streams move what the quota lets, and then all that the invite has open ends.
+func TestQuotaEndsSessions(t *testing.T) {
+	const cap = 1_000_000
+	for name, limits := range map[string]struct {
+		total config.Limits
+		own   map[byte]state.Limits
+	}{
+		"own":   {own: map[byte]state.Limits{'a': {Quota: cap}}},
+		"total": {total: config.Limits{Monthly: cap}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				book := newBook(t, limits.total, limits.own)
+				r, d := start(t, Config{Gate: &mood{book: book}, Book: book})
+				c := keep(t, d, "a")
+				other, _, err := connect(t, d, "b")
+				if err != nil {
+					t.Fatal(err)
+				}
+				var wg sync.WaitGroup
+				for range 4 { // each byte goes up and comes back
+					s, err := c.OpenStream(t.Context(), flow.Addr{Name: "site", Port: 80})
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer s.Close()
+					wg.Go(func() { // an echo: it moves until it is cut off
+						io.Copy(s, endless{})
+					})
+					wg.Go(func() {
+						_, err := io.Copy(io.Discard, s)
+						if got := detailOf(err); got != flow.DetailQuota {
+							t.Errorf("a stream ended with %v, detail %d", err, got)
+						}
+					})
+				}
+				wg.Wait()
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+				used := book.Account([8]byte{'a'}).Used()
+				if used < cap || used > cap+wire.MaxFrame {
+					t.Errorf("%d are counted of %d", used, cap)
+				}
+				if n := r.Stats(); n.BytesUp > cap || n.BytesUp+n.BytesDown > cap+wire.MaxFrame || n.BytesUp+n.BytesDown < cap*9/10 {
+					t.Errorf("moved %d up, %d down", n.BytesUp, n.BytesDown)
+				}
+				_, _, err = connect(t, d, "a")
+				if se, ok := errors.AsType[*wire.StatusError](err); !ok || se.Status != wire.StatusQuota {
+					t.Errorf("a hello afterwards: %v", err)
+				}
+				if name == "own" {
+					if got, err := say(t, other, "site", "hello"); got != "hello" || err != nil {
+						t.Errorf("the other invite: %q, %v", got, err)
+					}
+				} else if n := r.Stats().Sessions; n != 0 {
+					t.Errorf("%d sessions are left", n)
+				}
+			})
+		})
+	}
+}
+
+// keep runs a client's session that dials until the relay refuses it, as rotation
+// does: what a carrier says last may die with it when the client writes at the time.
+func keep(t *testing.T, d *door, token string) *session.Client {
+	t.Helper()
+	var tok wire.Token
+	copy(tok[:], token)
+	c := session.NewClient(session.ClientConfig{Token: tok})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { c.Run(ctx) })
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			o := c.Offer(session.CarrierOptions{})
+			carrier, a, err := d.Dial(ctx, transport.Route{}, o.Hello())
+			if err != nil {
+				o.Withdraw()
+				c.Fail(err)
+				return
+			}
+			o.Attach(ctx, carrier, a)
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+	return c
+}
+
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) { return len(b), nil }
+
+// Datagrams count, and end with the quota.
+func TestQuotaOfDatagrams(t *testing.T) {
+	server := udpEcho(t, "127.0.0.1:0")
+	book := newBook(t, config.Limits{}, map[byte]state.Limits{'a': {Quota: 10_000}})
+	r, d := start(t, Config{
+		Gate: &mood{book: book}, Book: book,
+		Exit: exit.New(exit.Config{Allow: []netip.Prefix{netip.PrefixFrom(server.Addr(), 32)}}),
+	})
+	c, _, err := connect(t, d, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := c.OpenPackets(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	stuck := time.AfterFunc(30*time.Second, func() { p.Close() })
+	defer stuck.Stop()
+	b := bytes.Repeat([]byte("x"), 1000)
+	for range 5 {
+		if err := p.WriteTo(b, flow.AddrFrom(server)); err != nil {
+			t.Fatal(err)
+		}
+		if n, _, err := p.ReadFrom(make([]byte, 2000)); n != 1000 || err != nil {
+			t.Fatalf("%d bytes, %v", n, err)
+		}
+	}
+	if n := book.Account([8]byte{'a'}).Used(); n != 10_000 {
+		t.Errorf("%d are counted", n)
+	}
+	if err := p.WriteTo(b, flow.AddrFrom(server)); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); r.Stats().Sessions > 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("the session goes on")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n := book.Account([8]byte{'a'}).Used(); n != 10_000 {
+		t.Errorf("%d are counted after the end", n)
+	}
+}
+
+// A rate holds for all sessions of an invite together, in each direction, and for no
+// other. A stream that waits for it can be closed.
+func TestRateOfInvite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		book := newBook(t, config.Limits{}, map[byte]state.Limits{'a': {Rate: 8_000_000}})
+		_, d := start(t, Config{Book: book})
+		const size = 5_000_000
+		move := func(token string) time.Duration {
+			c, _, err := connect(t, d, token)
+			if err != nil {
+				t.Error(err)
+				return 0
+			}
+			s, err := c.OpenStream(t.Context(), flow.Addr{Name: "site", Port: 80})
+			if err != nil {
+				t.Error(err)
+				return 0
+			}
+			defer s.Close()
+			begin := time.Now()
+			go s.Write(make([]byte, size/2))
+			if _, err := io.CopyN(io.Discard, s, size/2); err != nil {
+				t.Error(err)
+			}
+			return time.Since(begin)
+		}
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				if took := move("a"); took < 4500*time.Millisecond || took > 5500*time.Millisecond {
+					t.Errorf("two sessions at 1 MB/s together moved 2.5 MB each in %v", took)
+				}
+			})
+		}
+		wg.Go(func() {
+			if took := move("b"); took > 500*time.Millisecond {
+				t.Errorf("an invite without a rate took %v", took)
+			}
+		})
+		wg.Wait()
+		c, _, err := connect(t, d, "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := c.OpenStream(t.Context(), flow.Addr{Name: "site", Port: 80})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go s.Write(make([]byte, size))
+		time.Sleep(time.Second)
+		s.Close()
+		time.Sleep(time.Second)
+		synctest.Wait() // the cleanup of start finds a stream that is left
+	})
+}
+
+func TestDevices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		book := newBook(t, config.Limits{}, map[byte]state.Limits{'a': {Devices: 1}})
+		r, d := start(t, Config{Book: book, MaxPerInvite: 2})
+		first, stop, err := connect(t, d, "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = connect(t, d, "a")
+		if se, ok := errors.AsType[*wire.StatusError](err); !ok || se.Status != wire.StatusDevices {
+			t.Errorf("a second device: %v", err)
+		}
+		if got, err := say(t, first, "site", "hello"); got != "hello" || err != nil {
+			t.Errorf("the first device: %q, %v", got, err)
+		}
+		for range 2 {
+			if _, _, err := connect(t, d, "b"); err != nil {
+				t.Errorf("another invite: %v", err)
+			}
+		}
+		stop()
+		synctest.Wait()
+		if _, _, err := connect(t, d, "a"); err != nil {
+			t.Errorf("when the first one is gone: %v", err)
+		}
+		if n := r.Stats().Sessions; n != 3 {
+			t.Errorf("%d sessions", n)
+		}
+	})
+}
