@@ -97,7 +97,7 @@ func initRelay(ctx context.Context, std cli.Std, path, address, coverAddr, cover
 		}
 		fmt.Fprintf(std.Err, "relayd: settings for nginx as its cover site are in %s there\n", nginxFile)
 	}
-	in, err := newInvite(ctx, dir, &set, "", 0)
+	in, err := newInvite(ctx, dir, &set, "", 0, state.Limits{})
 	if err != nil {
 		return cli.Hint(err, "the relay itself is set up; when the web server answers, make the invite with: relayd invite")
 	}

@@ -25,13 +25,14 @@ name helps you to tell invites apart; the person never sees it.`,
 			name := flags.String("name", "", "`name` of the invite, for you (default invite-1, invite-2 ...)")
 			expires := flags.String("expires", "never", "when it ends: `30d`, 6w, a day such as 2027-01-31, or never")
 			png := flags.String("png", "", "`file` to write the QR code to as a picture")
-			quota := flags.String("quota", "", "how much `data` it may move (not available yet)")
+			limits := addLimitFlags(flags)
 			return func(ctx context.Context, std cli.Std, args []string) error {
 				if len(args) > 0 {
 					return &cli.UsageError{Reason: fmt.Sprintf("unexpected argument %q; a name is given with -name", args[0])}
 				}
-				if *quota != "" {
-					return &cli.UsageError{Reason: "-quota is not available yet"}
+				var most state.Limits
+				if err := limits.apply(&most); err != nil {
+					return err
 				}
 				expiry, err := config.ParseExpiry(*expires, time.Now())
 				if err != nil {
@@ -46,8 +47,11 @@ name helps you to tell invites apart; the person never sees it.`,
 				if err != nil {
 					return err
 				}
-				in, err := newInvite(ctx, d, &set, *name, expiry)
+				in, err := newInvite(ctx, d, &set, *name, expiry, most)
 				if err != nil {
+					return err
+				}
+				if _, err := tell(ctx, d); err != nil {
 					return err
 				}
 				return cli.PrintInvite(std, in, *png)
@@ -57,7 +61,7 @@ name helps you to tell invites apart; the person never sees it.`,
 }
 
 // newInvite issues an invite and enters it in the ledger.
-func newInvite(ctx context.Context, dir *state.Dir, set *config.Relay, name string, expiry uint16) (*config.Bundle, error) {
+func newInvite(ctx context.Context, dir *state.Dir, set *config.Relay, name string, expiry uint16, most state.Limits) (*config.Bundle, error) {
 	issuer, err := dir.IssuerKey()
 	if err != nil {
 		return nil, err
@@ -92,7 +96,7 @@ func newInvite(ctx context.Context, dir *state.Dir, set *config.Relay, name stri
 	}
 	var bundle *config.Bundle
 	err = dir.ChangeLedger(func(l *state.Ledger) error {
-		issued, err := l.Issue(name, expiry, state.Limits{}, time.Now())
+		issued, err := l.Issue(name, expiry, most, time.Now())
 		if err != nil {
 			return err
 		}

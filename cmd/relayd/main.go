@@ -3,7 +3,10 @@
 //
 //	relayd init   [-dir DIR] -address HOST:PORT -cover HOST:PORT|builtin [-cover-name NAME]
 //	relayd run    [-dir DIR]
-//	relayd invite [-dir DIR] [-name NAME] [-expires 30d] [-png FILE]
+//	relayd invite [-dir DIR] [-name NAME] [-expires 30d] [-quota 50GB] [-rate 10Mbit] [-devices 3] [-png FILE]
+//	relayd invites [-dir DIR] [-json]
+//	relayd limit  [-dir DIR] [-quota 50GB] [-rate 10Mbit] [-devices 3] NAME
+//	relayd revoke [-dir DIR] NAME
 //	relayd status [-dir DIR] [-json]
 //
 // init makes the keys, relayd.toml and the first invite; run serves. To anyone
@@ -31,7 +34,7 @@ func program() *cli.Program {
 		Summary: "relayd is a Busel relay: it gives people behind a filter a way to the open internet.",
 		Commands: []cli.Command{
 			initCommand(), runCommand(), inviteCommand(),
-			cli.NotYet("revoke", "void an invite and end its sessions"),
+			invitesCommand(), limitCommand(), revokeCommand(),
 			cli.NotYet("check", "is everything fit for use"),
 			statusCommand(),
 		},
@@ -66,5 +69,9 @@ func settings(dir *state.Dir) (config.Relay, error) {
 	if err != nil {
 		return config.Relay{}, err
 	}
-	return config.ParseRelay(state.RelayFile, data)
+	set, err := config.ParseRelay(state.RelayFile, data)
+	if err == nil && set.Exit.Relay != nil {
+		_, err = dir.ReadSecret(state.RelayFile) // refuses a file that others can read
+	}
+	return set, err
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -17,7 +19,21 @@ func TestMain(m *testing.M) {
 }
 
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{Dir: "testdata"})
+	testscript.Run(t, testscript.Params{Dir: "testdata", Cmds: map[string]func(*testscript.TestScript, bool, []string){
+		"exit-relay": exitRelay,
+	}})
+}
+
+// exitRelay writes the invite in a file into the settings of a relay.
+func exitRelay(ts *testscript.TestScript, _ bool, args []string) {
+	settings := ts.MkAbs(args[0] + "/relayd.toml")
+	text := ts.ReadFile(settings)
+	old := `relay = ""`
+	if !strings.Contains(text, old) {
+		ts.Fatalf("no %s in the settings", old)
+	}
+	text = strings.Replace(text, old, fmt.Sprintf("relay = %q", strings.TrimSpace(ts.ReadFile(args[1]))), 1)
+	ts.Check(os.WriteFile(settings, []byte(text), 0o600))
 }
 
 // What an invite says of QUIC, and where the relay listens for it.

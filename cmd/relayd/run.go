@@ -22,6 +22,7 @@ import (
 	"busel/internal/control"
 	"busel/internal/cover"
 	"busel/internal/exit"
+	"busel/internal/quota"
 	"busel/internal/relay"
 	"busel/internal/state"
 	"busel/internal/wire"
@@ -110,7 +111,12 @@ func (s *server) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	gate, err := newGate(s.dir)
+	book, closeBook, err := openBook(s)
+	if err != nil {
+		return err
+	}
+	defer closeBook()
+	gate, err := newGate(s.dir, book)
 	if err != nil {
 		return err
 	}
@@ -147,9 +153,24 @@ func (s *server) run(ctx context.Context) error {
 	if s.set.Cover != config.CoverBuiltin && len(covered) > 0 { // whose limits are known
 		parts = append(parts, measureCover(site, covered, s.log))
 	}
-	serve := relay.New(relay.Config{Listeners: accepting, Gate: gate, Exit: out, Logger: s.log})
+	serve := relay.New(relay.Config{Listeners: accepting, Gate: gate, Book: book, Exit: out, Logger: s.log})
 	ctl := &control.Server{Log: s.log, Handler: func(_ context.Context, r control.Request) (any, error) {
-		if r.Op != "status" {
+		switch r.Op {
+		case "status":
+		case opInvites:
+			st := invitesOf(gate.ledger.Load(), &s.set, func(id state.InviteID) uint64 {
+				if id == quota.Everybody {
+					return book.Total().Used()
+				}
+				return book.Account(id).Used()
+			}, serve.Devices())
+			st.Running = true
+			return st, nil
+		case opReload:
+			err := gate.reload(s.dir)
+			serve.Review()
+			return nil, err
+		default:
 			return nil, fmt.Errorf("unknown request %q", r.Op)
 		}
 		st := status{
@@ -176,7 +197,7 @@ func (s *server) run(ctx context.Context) error {
 		}
 		return n
 	}
-	parts = append(parts, serve.Run,
+	parts = append(parts, serve.Run, book.Run,
 		func(ctx context.Context) error { return ctl.Serve(ctx, s.dir.Socket(), nil) },
 		func(ctx context.Context) error { return cli.ReleaseWhenIdle(ctx, moved) },
 	)
@@ -339,24 +360,30 @@ func (s *server) exitConfig(site mirror.Cover) exit.Config {
 	return c
 }
 
-// gate judges tokens by the token key and the ledger.
+// gate judges tokens by the token key, the ledger and what was used.
 type gate struct {
 	key    config.TokenKey
+	book   *quota.Book
 	ledger atomic.Pointer[state.Ledger]
 }
 
-func newGate(dir *state.Dir) (*gate, error) {
+func newGate(dir *state.Dir, book *quota.Book) (*gate, error) {
 	key, err := dir.TokenKey()
 	if err != nil {
 		return nil, err
 	}
+	g := &gate{key: key, book: book}
+	return g, g.reload(dir)
+}
+
+// reload reads the ledger again.
+func (g *gate) reload(dir *state.Dir) error {
 	ledger, err := dir.Ledger()
-	if err != nil {
-		return nil, err
+	if err == nil {
+		g.ledger.Store(ledger)
+		g.book.SetLimits(limitsOf(ledger))
 	}
-	g := &gate{key: key}
-	g.ledger.Store(ledger)
-	return g, nil
+	return err
 }
 
 // Judge implements [relay.Gate].
@@ -368,6 +395,8 @@ func (g *gate) Judge(t wire.Token) (genuine bool, s wire.Status) {
 		return true, wire.StatusRevoked
 	case config.Expired(t, time.Now()):
 		return true, wire.StatusExpired
+	case g.book.Account(t.InviteID()).UsedUp():
+		return true, wire.StatusQuota
 	}
 	return true, wire.StatusOK
 }

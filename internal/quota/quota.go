@@ -151,16 +151,16 @@ func (b *Book) Run(ctx context.Context) error {
 		select {
 		case now := <-tick.C:
 			b.turn(now)
-			b.write()
+			b.Write()
 		case <-ctx.Done():
-			b.write()
+			b.Write()
 			return context.Cause(ctx)
 		}
 	}
 }
 
-// write brings all that was counted to the disk.
-func (b *Book) write() {
+// Write brings all that was counted to the disk.
+func (b *Book) Write() {
 	b.mu.Lock()
 	all := []*Account{b.total}
 	for _, a := range b.accounts {

@@ -48,6 +48,17 @@ func (r *Relay) reviews(ctx context.Context) {
 	}
 }
 
+// Devices are how many sessions each invite has that has any.
+func (r *Relay) Devices() map[[8]byte]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := make(map[[8]byte]int)
+	for k := range r.sessions {
+		n[k.invite]++
+	}
+	return n
+}
+
 // farewell is what a carrier says when its session ends for the status.
 func farewell(s wire.Status) string {
 	if s == wire.StatusQuota {
