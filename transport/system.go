@@ -3,6 +3,10 @@ package transport
 import (
 	"context"
 	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"syscall"
 	"time"
 
 	"busel/internal/fault"
@@ -20,6 +24,11 @@ type System struct {
 	// connections. 0 turns them off, as on every accepted connection: a web
 	// server sends none. [BrowserKeepAlive] is what a browser does.
 	KeepAlive time.Duration
+	// Source are addresses of this machine, at most one of each family, from which
+	// connections are dialled and datagrams sent; nil leaves it to the system. A
+	// family that has none is not used then: dialling it fails with ENETUNREACH. With
+	// two sources systems other than Linux send datagrams from the first alone.
+	Source []netip.Addr
 }
 
 var _ Network = System{}
@@ -40,11 +49,45 @@ func (s System) DialContext(ctx context.Context, network, addr string) (net.Conn
 		d.KeepAliveConfig = net.KeepAliveConfig{Enable: true, Idle: s.KeepAlive, Interval: s.KeepAlive}
 	}
 	d.SetMultipathTCP(false)
+	if len(s.Source) > 0 {
+		to, err := netip.ParseAddrPort(addr)
+		if err != nil {
+			return nil, err
+		}
+		from, ok := sourceFor(s.Source, to.Addr())
+		if !ok {
+			return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.ENETUNREACH)}
+		}
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	}
 	return d.DialContext(ctx, network, addr)
 }
 
-// ListenPacket opens a UDP socket.
+// sourceFor is the source of the family of to.
+func sourceFor(sources []netip.Addr, to netip.Addr) (netip.Addr, bool) {
+	i := slices.IndexFunc(sources, func(a netip.Addr) bool { return a.Is4() == to.Unmap().Is4() })
+	if i < 0 {
+		return netip.Addr{}, false
+	}
+	return sources[i], true
+}
+
+// ListenPacket opens a UDP socket. With a Source the host in addr must be empty.
 func (s System) ListenPacket(ctx context.Context, network, addr string) (net.PacketConn, error) {
+	if len(s.Source) > 0 {
+		_, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			return nil, err
+		}
+		if len(s.Source) > 1 && canSendFrom {
+			c, err := (&net.ListenConfig{}).ListenPacket(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return sendFrom(c.(*net.UDPConn), s.Source), nil
+		}
+		addr = net.JoinHostPort(s.Source[0].String(), port)
+	}
 	return (&net.ListenConfig{}).ListenPacket(ctx, network, addr)
 }
 

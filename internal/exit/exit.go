@@ -62,6 +62,17 @@ type Config struct {
 	// the relay's own addresses.
 	Cover []netip.AddrPort
 
+	// Web permits ports 80 and 443 alone: both over TCP, 443 over UDP (HTTP/3).
+	Web bool
+	// Names, if there are any, are all that is permitted, each with its subdomains;
+	// addresses are not. They are in lower case.
+	Names []string
+	// Next, if it is set, is where everything goes that the rules permit instead of
+	// Network: the session with another relay. Names are judged by Web, Names and
+	// port 25 here, and by the addresses behind them there, where they are looked up:
+	// this relay may be on a network whose name servers lie.
+	Next flow.Opener
+
 	Network     transport.Network // nil: the system's sockets
 	Resolver    Resolver          // nil: the system's name servers, by Go's own resolver
 	Logger      *slog.Logger      // nil: silence
@@ -90,6 +101,7 @@ type Exit struct {
 	policy      *policy
 	names       *cache
 	network     transport.Network
+	next        flow.Opener
 	log         *slog.Logger
 	dialTimeout time.Duration
 	rest        time.Duration
@@ -116,7 +128,10 @@ func New(c Config) *Exit {
 			deny:  unmapPrefixes(c.Deny),
 			cover: c.Cover,
 			own:   own.contains,
+			web:   c.Web,
+			names: c.Names,
 		},
+		next:        c.Next,
 		network:     c.Network,
 		log:         c.Logger,
 		dialTimeout: c.DialTimeout,
@@ -161,7 +176,7 @@ func (e *Exit) OpenStream(ctx context.Context, dst flow.Addr) (flow.Stream, erro
 		e.streamsFailed.Add(1)
 		return nil, &flow.OpenError{Code: flow.GeneralFailure, Err: errFull}
 	}
-	conn, err := e.connect(ctx, dst)
+	s, err := e.reach(ctx, dst)
 	if err != nil {
 		e.streamsOpen.Add(-1)
 		if err.Detail == flow.DetailPolicy {
@@ -172,14 +187,28 @@ func (e *Exit) OpenStream(ctx context.Context, dst flow.Addr) (flow.Stream, erro
 		e.log.Debug("stream not opened", "destination", dst, "cause", err)
 		return nil, err
 	}
-	s, ok := newStream(conn, func() { e.streamsOpen.Add(-1) })
+	e.streamsOpened.Add(1)
+	return s, nil
+}
+
+// reach opens a stream to what the rules permit. Its Close takes it off the count.
+func (e *Exit) reach(ctx context.Context, dst flow.Addr) (flow.Stream, *flow.OpenError) {
+	closed := func() { e.streamsOpen.Add(-1) }
+	if !e.policy.permitsRequest(dst, false) {
+		return nil, errDenied()
+	}
+	if e.next != nil {
+		return e.pass(ctx, dst, closed)
+	}
+	conn, err := e.connect(ctx, dst)
+	if err != nil {
+		return nil, err
+	}
+	s, ok := newStream(conn, closed)
 	if !ok {
 		conn.Close()
-		e.streamsOpen.Add(-1)
-		e.streamsFailed.Add(1)
 		return nil, &flow.OpenError{Code: flow.GeneralFailure, Err: errNoHalfClose}
 	}
-	e.streamsOpened.Add(1)
 	return s, nil
 }
 

@@ -39,6 +39,9 @@ func (e *Exit) OpenPackets(ctx context.Context) (flow.Packets, error) {
 		e.packetsOpen.Add(-1)
 		return nil, &flow.OpenError{Code: flow.GeneralFailure, Err: errFull}
 	}
+	if e.next != nil {
+		return e.passPackets(ctx)
+	}
 	conn, err := e.network.ListenPacket(ctx, "udp", ":0")
 	if err != nil {
 		e.packetsOpen.Add(-1)
@@ -126,6 +129,10 @@ func (a *association) WriteTo(b []byte, to flow.Addr) error {
 	a.mu.Unlock()
 	if over {
 		return net.ErrClosed
+	}
+	if !a.exit.policy.permitsRequest(to, true) {
+		a.exit.denied.Add(1)
+		return errDenied()
 	}
 	if ip := literal(to); ip.IsValid() {
 		return a.send(b, []netip.Addr{ip}, to.Port)

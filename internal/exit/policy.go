@@ -1,12 +1,51 @@
 package exit
 
-import "net/netip"
+import (
+	"net/netip"
+	"strings"
+
+	"busel/internal/flow"
+)
 
 // policy says which endpoints may be dialled. It is pure but for own.
 type policy struct {
 	allow, deny []netip.Prefix
 	cover       []netip.AddrPort
 	own         func(netip.Addr) bool // the relay's own addresses
+	web         bool
+	names       []string
+}
+
+// permitsRequest judges what a client asks for, by its port and name. What the name
+// stands for is judged by permits.
+func (p *policy) permitsRequest(dst flow.Addr, udp bool) bool {
+	if p.web && dst.Port != 443 && (udp || dst.Port != 80) {
+		return false
+	}
+	return len(p.names) == 0 || p.permitsName(dst)
+}
+
+// permitsName reports whether dst is one of the names or below one.
+func (p *policy) permitsName(dst flow.Addr) bool {
+	if literal(dst).IsValid() {
+		return false
+	}
+	name := strings.ToLower(strings.TrimSuffix(dst.Name, "."))
+	for _, n := range p.names {
+		if above, ok := strings.CutSuffix(name, n); ok && (above == "" || above[len(above)-1] == '.') {
+			return true
+		}
+	}
+	return false
+}
+
+// permitsPassing judges a destination that another relay will reach: addresses as if
+// they were dialled here, names as far as that is possible without looking them up.
+func (p *policy) permitsPassing(dst flow.Addr) bool {
+	if ip := literal(dst); ip.IsValid() {
+		return p.permits(netip.AddrPortFrom(ip, dst.Port))
+	}
+	return dst.Name != "" && dst.Port != 0 && dst.Port != smtp
 }
 
 // special are the ranges that lead anywhere but to a host on the public
