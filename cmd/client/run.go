@@ -13,6 +13,7 @@ import (
 	"busel/internal/front"
 	"busel/internal/rotate"
 	"busel/internal/state"
+	"busel/internal/tunnel"
 )
 
 func runCommand() cli.Command {
@@ -75,19 +76,19 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	rel := &relays{ctx: ctx, log: log, policy: rotate.Policy(set.Policy), horizon: rotate.NewHorizon(), paces: rotate.NewPaces(), surroundings: around}
-	defer rel.wg.Wait()
+	rel := tunnel.New(ctx, tunnel.Config{Policy: rotate.Policy(set.Policy), Memory: around.of, Logger: log})
+	defer rel.Wait()
 	defer cancel()
 	load := func() {
 		held, fault := dir.Invites()
 		if fault != nil {
 			log.Warn("an invite cannot be read", "err", fault)
 		}
-		rel.sync(held)
+		rel.Sync(held)
 	}
 	var local *front.Front
 	status := func() front.Status {
-		s := rel.status()
+		s := linksStatus(rel)
 		s.Listen, s.Network = local.Addr().String(), string(around.watcher.Now().ID)
 		return s
 	}
@@ -102,7 +103,7 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 		return err
 	}
 	// Programs that only connect take memory, too.
-	moved := func() uint64 { return rel.moved() + local.Moves() }
+	moved := func() uint64 { return rel.Moved() + local.Moves() }
 	load()
 	ctl := &control.Server{Log: log, Handler: func(_ context.Context, r control.Request) (any, error) {
 		switch r.Op {
@@ -116,11 +117,11 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 	}}
 	fmt.Fprintf(std.Out, "The proxy for SOCKS5 and HTTP is on %s\nStatus page: %s\nAutomatic configuration for browsers: %s\n",
 		local.Addr(), local.URL(), local.PACURL())
-	if len(rel.group()) == 0 {
+	if len(rel.Links()) == 0 {
 		fmt.Fprintln(std.Out, "There is no relay yet. Take an invite with: client add INVITE")
 	}
 	return cli.RunAll(ctx, local.Run, around.watcher.Run, around.memory.Run,
-		func(ctx context.Context) error { return around.watch(ctx, rel.roam) },
+		func(ctx context.Context) error { return around.watch(ctx, rel.Roam) },
 		func(ctx context.Context) error { return ctl.Serve(ctx, dir.Socket(), nil) },
 		func(ctx context.Context) error { return cli.ReleaseWhenIdle(ctx, moved) },
 	)

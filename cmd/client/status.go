@@ -12,6 +12,9 @@ import (
 	"busel/internal/cli"
 	"busel/internal/control"
 	"busel/internal/front"
+	"busel/internal/session"
+	"busel/internal/tunnel"
+	"busel/internal/wire"
 	"busel/transport"
 )
 
@@ -140,4 +143,44 @@ func refusalText(failure string) string {
 		return "as many devices use the invite as may: stop Busel on another one"
 	}
 	return ""
+}
+
+// linksStatus gathers what the sessions and keepers know.
+func linksStatus(r *tunnel.Relays) front.Status {
+	var s front.Status
+	for _, l := range r.Links() {
+		st := l.Stats()
+		s.Streams += st.Streams
+		s.Flows += st.Flows
+		s.Moves += st.Moves
+		s.BytesUp += st.Up
+		s.BytesDown += st.Down
+		for _, c := range st.Carriers {
+			s.Online = true
+			route, _ := l.Route(c.N)
+			s.Carriers = append(s.Carriers, front.Carrier{
+				Relay: l.Label(), Transport: c.Kind, Detour: route.Detour, State: carrierState(c), RTT: c.RTT.Milliseconds(),
+				BytesUp: c.Up, BytesDown: c.Down, Age: int64(c.Age / time.Second),
+			})
+		}
+		for _, p := range l.Paths() {
+			s.Paths = append(s.Paths, front.Path{
+				Relay: l.Label(), Transport: p.Route.Transport, Detour: p.Route.Detour, State: front.State(p.State), Failure: string(p.Failure),
+				Since: p.Since, Successes: p.Successes, Failures: p.Failures,
+				Retry: int64(max(0, time.Until(p.Retry)) / time.Second),
+			})
+		}
+	}
+	return s
+}
+
+// carrierState is a carrier's state in `client status -json`.
+func carrierState(c session.CarrierStats) front.State {
+	switch {
+	case c.Suspect:
+		return front.Suspect
+	case c.State == wire.CarrierSpare:
+		return front.Spare
+	}
+	return front.Active
 }

@@ -37,6 +37,7 @@ var layers = []layer{
 	{"internal/session", []string{"internal/flow", "internal/wire", "transport"}, "knows carriers as an interface only, so that any may die"},
 	{"internal/rotate", []string{"internal/flow", "internal/wire", "transport"}, "chooses among carriers; knows neither frames nor TLS"},
 	{"internal/bridge", []string{"internal/rotate", "internal/session", "internal/wire"}, "shows a session to rotation, which do not know each other"},
+	{"internal/tunnel", []string{"config", "internal/bridge", "internal/detour", "internal/flow", "internal/rotate", "internal/session", "internal/state", "internal/wire", "transport/..."}, "the client's end of its relays, for the client and for a relay that leaves by another"},
 	{"internal/detour", []string{"internal/flow", "transport"}, "streams of any opener as a network for any transport"},
 	{"internal/network", nil, "what the system says of its network; knows nothing of what it is for"},
 	{"internal/memory", []string{"internal/network"}, "what is known of routes, by names that it does not know the meaning of"},

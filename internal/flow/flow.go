@@ -9,6 +9,7 @@ package flow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 )
@@ -49,6 +50,13 @@ type Packets interface {
 	// Close ends the association. It may be called more than once.
 	Close() error
 }
+
+// ErrNoRelay is to be wrapped by the error of an [Opener] that can reach no relay to
+// ask. Applications are then told so.
+var ErrNoRelay = errors.New("no relay can be reached")
+
+// ErrNoInvite is to be wrapped likewise by one that holds no relay at all.
+var ErrNoInvite = errors.New("no invite is held")
 
 // Code is a SOCKS5 reply code (RFC 1928, section 6).
 type Code uint8

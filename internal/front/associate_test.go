@@ -321,7 +321,7 @@ func TestAssociateRefused(t *testing.T) {
 	}{
 		{&flow.OpenError{Code: flow.GeneralFailure}, flow.GeneralFailure},
 		{&flow.OpenError{Code: flow.NotAllowed, Detail: flow.DetailPolicy}, flow.NotAllowed},
-		{fmt.Errorf("%w: take an invite", front.ErrNoRelay), flow.GeneralFailure},
+		{fmt.Errorf("%w: take an invite", flow.ErrNoRelay), flow.GeneralFailure},
 		{context.DeadlineExceeded, flow.TTLExpired},
 		{errors.ErrUnsupported, flow.GeneralFailure},
 	} {

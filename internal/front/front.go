@@ -60,13 +60,6 @@ const (
 	lingerBytes = 256 << 10
 )
 
-// ErrNoRelay is to be wrapped by the error of an [flow.Opener] that has no relay
-// to ask. Applications are then told that no relay can be reached.
-var ErrNoRelay = errors.New("no relay can be reached")
-
-// ErrNoInvite is to be wrapped likewise by one that holds no relay at all.
-var ErrNoInvite = errors.New("no invite is held")
-
 // Config says where to listen and what to open connections with.
 type Config struct {
 	// Listen is host:port with a loopback address or "localhost"; "auto" takes a

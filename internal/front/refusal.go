@@ -29,9 +29,9 @@ func refusalFor(host string, err error) refusal {
 		return refusal{http.StatusForbidden, "This address is the proxy itself: open it without the proxy, with the link that the program printed at its start."}
 	case errors.Is(err, context.DeadlineExceeded):
 		return refusal{http.StatusGatewayTimeout, "There was no answer about " + host + " in time: try again in a minute, the connection to the relay may be moving."}
-	case errors.Is(err, ErrNoInvite):
+	case errors.Is(err, flow.ErrNoInvite):
 		return refusal{http.StatusServiceUnavailable, "There is no invite yet: take one with `client add`, then reload."}
-	case errors.Is(err, ErrNoRelay):
+	case errors.Is(err, flow.ErrNoRelay):
 		return refusal{http.StatusServiceUnavailable, "No relay can be reached right now: check that this device is online; the proxy keeps trying, so reload in a minute."}
 	}
 	return refusal{http.StatusServiceUnavailable, "The proxy could not ask a relay for " + host + ": try again in a minute."}

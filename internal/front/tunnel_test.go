@@ -213,8 +213,8 @@ func TestOpenerErrors(t *testing.T) {
 		status int
 		say    string
 	}{
-		{front.ErrNoRelay, flow.GeneralFailure, 503, "No relay can be reached"},
-		{fmt.Errorf("session: %w", front.ErrNoRelay), flow.GeneralFailure, 503, "No relay can be reached"},
+		{flow.ErrNoRelay, flow.GeneralFailure, 503, "No relay can be reached"},
+		{fmt.Errorf("session: %w", flow.ErrNoRelay), flow.GeneralFailure, 503, "No relay can be reached"},
 		{net.ErrClosed, flow.GeneralFailure, 503, "could not ask a relay"},
 		{context.DeadlineExceeded, flow.TTLExpired, 504, "no answer about"},
 		{&flow.OpenError{Code: flow.TTLExpired, Detail: flow.DetailTimeout}, flow.TTLExpired, 504, "did not answer in time"},

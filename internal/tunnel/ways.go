@@ -1,4 +1,4 @@
-package main
+package tunnel
 
 import (
 	"context"
@@ -54,7 +54,7 @@ type dialer interface {
 
 // waysTo are the ways to a relay: those of its invite that this version has, and
 // TLS through another relay.
-func (r *relays) waysTo(label string, e *config.RelayEntry) (*ways, error) {
+func (r *Relays) waysTo(label string, e *config.RelayEntry) (*ways, error) {
 	w := &ways{routes: routesTo(label, e)}
 	if len(w.routes) == 0 {
 		return nil, errors.New("its invite names only ways to travel that this version lacks; get a newer Busel")
@@ -95,14 +95,14 @@ func (r *relays) waysTo(label string, e *config.RelayEntry) (*ways, error) {
 
 // around opens streams at another relay than that of the label.
 type around struct {
-	*relays
+	*Relays
 	label string
 }
 
 var errNoOther = errors.New("no other relay can be gone through")
 
 func (a around) OpenStream(ctx context.Context, dst flow.Addr) (flow.Stream, error) {
-	other := a.relays.around(a.label)
+	other := a.Relays.around(a.label)
 	if other == nil {
 		return nil, errNoOther
 	}

@@ -1,4 +1,8 @@
-package main
+// Package tunnel is the client's end of all relays that it holds: one session and one
+// keeper of carriers for each, and one [flow.Opener] in front of them. The client
+// gives it to the local proxy; a relay whose volunteer lets another relay be its exit
+// gives it to that.
+package tunnel
 
 import (
 	"context"
@@ -13,7 +17,6 @@ import (
 	"busel/config"
 	"busel/internal/bridge"
 	"busel/internal/flow"
-	"busel/internal/front"
 	"busel/internal/rotate"
 	"busel/internal/session"
 	"busel/internal/state"
@@ -23,24 +26,45 @@ import (
 	"busel/transport/quic"
 )
 
-// relays are the relays that the running client uses: one session and one
-// keeper each. It is the [flow.Opener] of the local proxy.
-type relays struct {
-	ctx     context.Context // of the run; ends every link
+// Config of [Relays].
+type Config struct {
+	Policy rotate.Policy // the zero value is rotate.Auto
+	// Memory is what is known of the routes to the relay of that key; nil is nothing.
+	Memory func(relay [32]byte) rotate.Memory
+	Logger *slog.Logger // nil discards
+}
+
+// Relays are the relays in use. It is a [flow.Opener]. Create it with [New], give it
+// invites with Sync, and wait for its end.
+type Relays struct {
+	cfg     Config
+	ctx     context.Context // ends every link
 	log     *slog.Logger
-	policy  rotate.Policy
 	horizon *rotate.Horizon
 	paces   *rotate.Paces
 	wg      sync.WaitGroup
-	*surroundings
 
 	mu    sync.Mutex
-	links []*link
-	all   atomic.Pointer[[]*link] // links, for those who must not wait
+	links []*Link
+	all   atomic.Pointer[[]*Link] // links, for those who must not wait
 }
 
-// link is one relay in use.
-type link struct {
+var _ flow.Opener = (*Relays)(nil)
+
+// New returns relays that are used until ctx ends: none yet.
+func New(ctx context.Context, cfg Config) *Relays {
+	r := &Relays{cfg: cfg, ctx: ctx, log: cfg.Logger, horizon: rotate.NewHorizon(), paces: rotate.NewPaces()}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	return r
+}
+
+// Wait returns when all that Sync started has ended, after the context of New has.
+func (r *Relays) Wait() { r.wg.Wait() }
+
+// Link is one relay in use.
+type Link struct {
 	label   string
 	bundle  *config.Bundle // that it was made from
 	session *session.Client
@@ -49,17 +73,17 @@ type link struct {
 	stop    context.CancelFunc
 }
 
-// sync makes the links those of the invites that are held: new ones start,
+// Sync makes the links those of the invites that are held: new ones start,
 // removed and replaced ones end, the others go on undisturbed.
 // A relay that this version cannot use is left out, and the log says why.
-func (r *relays) sync(held []state.Invite) {
+func (r *Relays) Sync(held []state.Invite) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var links []*link
+	var links []*Link
 	for _, v := range held {
 		for i := range v.Bundle.Relays {
 			label := v.RelayLabel(i)
-			at := slices.IndexFunc(r.links, func(l *link) bool { return l.label == label && l.bundle.Equal(v.Bundle) })
+			at := slices.IndexFunc(r.links, func(l *Link) bool { return l.label == label && l.bundle.Equal(v.Bundle) })
 			if at >= 0 {
 				links = append(links, r.links[at])
 				continue
@@ -82,21 +106,25 @@ func (r *relays) sync(held []state.Invite) {
 }
 
 // start begins to use a relay.
-func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*link, error) {
+func (r *Relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*Link, error) {
 	w, err := r.waysTo(label, e)
 	if err != nil {
 		return nil, err
 	}
-	l := &link{label: label, bundle: b, ways: w}
+	l := &Link{label: label, bundle: b, ways: w}
 	l.session = session.NewClient(session.ClientConfig{
 		Token: e.Token, Cipher: preferredCipher(), Logger: r.log,
 		OnNotice: func(code uint64, text string) {
 			r.log.Info("the relay says", "relay", label, "code", code, "text", text)
 		},
 	})
+	var known rotate.Memory
+	if r.cfg.Memory != nil {
+		known = r.cfg.Memory(e.Key)
+	}
 	l.keeper = rotate.New(rotate.Config{
 		Routes: w.routes, Fallbacks: w.fallbacks, Dialer: w.dialer, Kinds: kinds,
-		Policy: r.policy, Session: bridge.Session{Client: l.session}, Memory: r.of(e.Key), Horizon: r.horizon, Logger: r.log,
+		Policy: r.cfg.Policy, Session: bridge.Session{Client: l.session}, Memory: known, Horizon: r.horizon, Logger: r.log,
 		Paces: r.paces, Shown: e.CoverName,
 		Passable: func() bool { return r.passable(label) },
 		Prepare: func() {
@@ -126,7 +154,7 @@ func (r *relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*l
 
 // around returns the link of another relay that carriers to this one may lead
 // through now, the best first; nil if there is none.
-func (r *relays) around(label string) (other *link) {
+func (r *Relays) around(label string) (other *Link) {
 	for _, l := range *r.all.Load() {
 		switch {
 		case l.label == label || !l.keeper.Passable():
@@ -140,13 +168,13 @@ func (r *relays) around(label string) (other *link) {
 }
 
 // passable reports whether there is such a link.
-func (r *relays) passable(label string) bool {
+func (r *Relays) passable(label string) bool {
 	all := r.all.Load()
-	return all != nil && slices.ContainsFunc(*all, func(l *link) bool { return l.label != label && l.keeper.Passable() })
+	return all != nil && slices.ContainsFunc(*all, func(l *Link) bool { return l.label != label && l.keeper.Passable() })
 }
 
-// roam tells all keepers that the link has changed.
-func (r *relays) roam() {
+// Roam tells all keepers that the link has changed.
+func (r *Relays) Roam() {
 	for _, m := range r.group() {
 		m.Keeper.Roam()
 	}
@@ -176,7 +204,7 @@ func preferredCipher() wire.Cipher {
 	return wire.ChaCha20Poly1305
 }
 
-func (r *relays) group() rotate.Group {
+func (r *Relays) group() rotate.Group {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	g := make(rotate.Group, len(r.links))
@@ -207,11 +235,11 @@ func (s early) Connected(ctx context.Context) error {
 	case s.keeper.Attached():
 		return s.Stream.Connected(ctx) // it is the destination that is slow
 	}
-	return front.ErrNoRelay
+	return flow.ErrNoRelay
 }
 
 // OpenStream implements [flow.Opener].
-func (r *relays) OpenStream(ctx context.Context, dst flow.Addr) (flow.Stream, error) {
+func (r *Relays) OpenStream(ctx context.Context, dst flow.Addr) (flow.Stream, error) {
 	m, err := r.best()
 	if err != nil {
 		return nil, err
@@ -225,7 +253,7 @@ func (r *relays) OpenStream(ctx context.Context, dst flow.Addr) (flow.Stream, er
 }
 
 // OpenPackets implements [flow.Opener].
-func (r *relays) OpenPackets(ctx context.Context) (flow.Packets, error) {
+func (r *Relays) OpenPackets(ctx context.Context) (flow.Packets, error) {
 	m, err := r.best()
 	if err != nil {
 		return nil, err
@@ -233,10 +261,10 @@ func (r *relays) OpenPackets(ctx context.Context) (flow.Packets, error) {
 	return m.Opener.OpenPackets(ctx)
 }
 
-func (r *relays) best() (rotate.Member, error) {
+func (r *Relays) best() (rotate.Member, error) {
 	g := r.group()
 	if len(g) == 0 {
-		return rotate.Member{}, front.ErrNoInvite
+		return rotate.Member{}, flow.ErrNoInvite
 	}
 	m := g.Best()
 	if refusal := m.Keeper.Refusal(); refusal != nil {
@@ -245,8 +273,8 @@ func (r *relays) best() (rotate.Member, error) {
 	return m, nil
 }
 
-// moved grows with every byte and stream.
-func (r *relays) moved() (n uint64) {
+// Moved grows with every byte and stream.
+func (r *Relays) Moved() (n uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, l := range r.links {
@@ -256,45 +284,21 @@ func (r *relays) moved() (n uint64) {
 	return n
 }
 
-// status gathers what the sessions and keepers know.
-func (r *relays) status() front.Status {
+// Links are the relays in use now.
+func (r *Relays) Links() []*Link {
 	r.mu.Lock()
-	links := slices.Clone(r.links)
-	r.mu.Unlock()
-	var s front.Status
-	for _, l := range links {
-		st := l.session.Stats()
-		s.Streams += st.Streams
-		s.Flows += st.Flows
-		s.Moves += st.Moves
-		s.BytesUp += st.Up
-		s.BytesDown += st.Down
-		for _, c := range st.Carriers {
-			s.Online = true
-			route, _ := l.keeper.Route(c.N)
-			s.Carriers = append(s.Carriers, front.Carrier{
-				Relay: l.label, Transport: c.Kind, Detour: route.Detour, State: carrierState(c), RTT: c.RTT.Milliseconds(),
-				BytesUp: c.Up, BytesDown: c.Down, Age: int64(c.Age / time.Second),
-			})
-		}
-		for _, p := range l.keeper.Paths() {
-			s.Paths = append(s.Paths, front.Path{
-				Relay: l.label, Transport: p.Route.Transport, Detour: p.Route.Detour, State: front.State(p.State), Failure: string(p.Failure),
-				Since: p.Since, Successes: p.Successes, Failures: p.Failures,
-				Retry: int64(max(0, time.Until(p.Retry)) / time.Second),
-			})
-		}
-	}
-	return s
+	defer r.mu.Unlock()
+	return slices.Clone(r.links)
 }
 
-// carrierState is a carrier's state in `client status -json`.
-func carrierState(c session.CarrierStats) front.State {
-	switch {
-	case c.Suspect:
-		return front.Suspect
-	case c.State == wire.CarrierSpare:
-		return front.Spare
-	}
-	return front.Active
-}
+// Label is what status and logs call the relay.
+func (l *Link) Label() string { return l.label }
+
+// Stats are the session's.
+func (l *Link) Stats() session.Stats { return l.session.Stats() }
+
+// Route is the route of a carrier that lives.
+func (l *Link) Route(carrier uint32) (transport.Route, bool) { return l.keeper.Route(carrier) }
+
+// Paths are the ways to the relay and how they did.
+func (l *Link) Paths() []rotate.Path { return l.keeper.Paths() }
