@@ -101,6 +101,7 @@ type status struct {
 	UptimeS   int64          `json:"uptime_s"`
 	Relay     relay.Stats    `json:"relay"`
 	Exit      exit.Stats     `json:"exit"`
+	Next      string         `json:"next_relay,omitempty"` // state of the relay in exit.relay
 	Listeners []mirror.Stats `json:"listeners"`
 	QUIC      []quic.Stats   `json:"quic"`
 }
@@ -130,7 +131,17 @@ func (s *server) run(ctx context.Context) error {
 		}
 		parts = append(parts, run)
 	}
-	out := exit.New(s.exitConfig(site))
+	rules := s.exitConfig(site)
+	aside, done := context.WithCancel(ctx)
+	next, err := s.leave(aside, &rules)
+	if next != nil {
+		defer next.Wait()
+	}
+	defer done()
+	if err != nil {
+		return err
+	}
+	out := exit.New(rules)
 	returned := make(chan struct{}, 1) // the cover has
 	covered, err := s.mirrors(key, site, returned)
 	if err != nil {
@@ -176,7 +187,7 @@ func (s *server) run(ctx context.Context) error {
 		st := status{
 			Address: s.set.Address.String(), CoverName: s.set.CoverName,
 			UptimeS: int64(time.Since(started) / time.Second),
-			Relay:   serve.Stats(), Exit: out.Stats(),
+			Relay:   serve.Stats(), Exit: out.Stats(), Next: nextState(next),
 		}
 		for _, l := range covered {
 			st.Listeners = append(st.Listeners, l.Stats())
@@ -341,7 +352,7 @@ func (s *server) builtin(ctx context.Context, secret []byte, site *mirror.Cover,
 
 // exitConfig denies the relay's own doors to its clients.
 func (s *server) exitConfig(site mirror.Cover) exit.Config {
-	c := exit.Config{Allow: s.set.Exit.Allow, Deny: s.set.Exit.Deny, Network: transport.System{}, Logger: s.log}
+	c := exit.Config{Allow: s.set.Exit.Allow, Deny: s.set.Exit.Deny, Logger: s.log}
 	if s.set.Address.IP.IsValid() {
 		c.Own = append(c.Own, s.set.Address.IP)
 	}

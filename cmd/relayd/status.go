@@ -55,6 +55,9 @@ moved since it started. No address and no name is kept, so none is shown.`,
 
 func (s *status) print(std cli.Std) {
 	p := func(format string, args ...any) { fmt.Fprintf(std.Out, format+"\n", args...) }
+	if s.Next != "" {
+		p("everything leaves through another relay: %s", s.Next)
+	}
 	var visits, conns uint64
 	for _, l := range s.Listeners {
 		visits += l.Strangers

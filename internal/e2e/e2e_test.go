@@ -72,6 +72,8 @@ type program struct {
 	dir string
 	end func() // ends it, once; the test's end does so too
 
+	killed bool // by kill
+
 	out, err output
 }
 
@@ -110,7 +112,7 @@ func start(t *testing.T, dir, name string, args ...string) *program {
 		})
 		err := p.cmd.Wait()
 		killer.Stop()
-		if err != nil {
+		if err != nil && !p.killed {
 			t.Errorf("%s ended with %v", name, err)
 		}
 		if strings.Contains(p.err.String(), "DATA RACE") {
@@ -124,6 +126,13 @@ func start(t *testing.T, dir, name string, args ...string) *program {
 	})
 	t.Cleanup(p.end)
 	return p
+}
+
+// kill ends the program without a chance to say or write anything.
+func (p *program) kill() {
+	p.killed = true
+	p.cmd.Process.Kill()
+	p.end()
 }
 
 // command runs one of our programs to its end and returns its standard output.
@@ -199,6 +208,7 @@ type relayOptions struct {
 	via       func(listen string) (address string) // what invites say instead of where it listens
 	quic      bool                                 // by UDP too, not only by the cover
 	ports     string                               // quic-ports
+	edit      func(settings string) string         // changes relayd.toml
 }
 
 func startRelay(t *testing.T, o relayOptions) *relay {
@@ -236,6 +246,9 @@ func startRelay(t *testing.T, o relayOptions) *relay {
 		edited = replaceLine(t, edited, "transports", `transports = ["mirror"]`)
 	}
 	edited = replaceLine(t, edited, "quic-ports", fmt.Sprintf("quic-ports = %q", o.ports))
+	if o.edit != nil {
+		edited = o.edit(edited)
+	}
 	if err := os.WriteFile(settings, []byte(edited), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -275,11 +288,13 @@ type relayStatus struct {
 		Streams       int64 `json:"streams"`
 		CarriersTotal int64 `json:"carriers_total"`
 		StreamsTotal  int64 `json:"streams_total"`
+		FlowsTotal    int64 `json:"flows_total"`
 		Refused       int64 `json:"refused_total"`
 		BytesUp       int64 `json:"bytes_up_total"`
 		BytesDown     int64 `json:"bytes_down_total"`
 	} `json:"relay"`
 	QUIC []quic.Stats `json:"quic"`
+	Next string       `json:"next_relay"`
 }
 
 func (r *relay) status(t *testing.T) (s relayStatus) {
