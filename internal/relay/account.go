@@ -7,6 +7,7 @@ import (
 
 	"busel/internal/flow"
 	"busel/internal/quota"
+	"busel/internal/session"
 	"busel/internal/wire"
 )
 
@@ -85,44 +86,29 @@ func (r *Relay) account(invite [8]byte) *quota.Account {
 	return r.cfg.Book.Account(invite)
 }
 
-// metered is a stream of the exit whose bytes are counted before they move.
+// metered is a session's stream whose bytes are counted before they move.
 type metered struct {
-	flow.Stream
-	relay   *Relay
-	account *quota.Account
-	ctx     context.Context // ends with Close
-	stop    context.CancelFunc
+	*session.Stream // whose ReadFrom and WriteTo do the work
+	stop            context.CancelFunc
 }
 
-// meter returns s with its bytes counted, if anything is.
-func (r *Relay) meter(ctx context.Context, a *quota.Account, s flow.Stream) flow.Stream {
+// meter returns s with its bytes counted, if anything is. ctx ends what waits.
+func (r *Relay) meter(ctx context.Context, a *quota.Account, s *session.Stream) flow.Half {
 	if a == nil {
 		return s
 	}
-	m := &metered{Stream: s, relay: r, account: a}
-	m.ctx, m.stop = context.WithCancel(ctx)
-	return m
-}
-
-func (m *metered) Read(b []byte) (int, error) {
-	n, err := m.Stream.Read(b)
-	if n > 0 {
-		if err := m.relay.take(m.ctx, m.account, quota.Down, n); err != nil {
-			return 0, err
+	ctx, stop := context.WithCancel(ctx)
+	s.SetMeter(func(received bool, n int) error {
+		if received {
+			return r.take(ctx, a, quota.Up, n)
 		}
-	}
-	return n, err
-}
-
-func (m *metered) Write(b []byte) (int, error) {
-	if err := m.relay.take(m.ctx, m.account, quota.Up, len(b)); err != nil {
-		return 0, err
-	}
-	return m.Stream.Write(b)
+		return r.take(ctx, a, quota.Down, n)
+	})
+	return metered{s, stop}
 }
 
 // Close also ends a call that waits.
-func (m *metered) Close() error {
+func (m metered) Close() error {
 	m.stop()
 	return m.Stream.Close()
 }

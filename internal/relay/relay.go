@@ -332,7 +332,7 @@ func (r *Relay) stream(ctx context.Context, account *quota.Account, s *session.S
 		s.Close()
 		return
 	}
-	up, down, err := flow.Join(ctx, s, out)
+	up, down, err := flow.Join(ctx, r.meter(ctx, account, s), out)
 	r.up.Add(up)
 	r.down.Add(down)
 	r.log.Debug("stream ended", "err", err)
@@ -350,7 +350,7 @@ func (r *Relay) open(ctx context.Context, account *quota.Account, dst flow.Addr)
 	if err := out.Connected(ctx); err != nil {
 		return nil, errors.Join(err, out.Close())
 	}
-	return r.meter(ctx, account, out), nil
+	return out, nil
 }
 
 // packets answers one flow.

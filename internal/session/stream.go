@@ -118,6 +118,8 @@ type Stream struct {
 	rerr         error // RESET, or a failing reply
 	replyLen     int
 	reply        [2]byte
+
+	meter func(received bool, n int) error // see SetMeter
 }
 
 var (
@@ -299,9 +301,17 @@ func (s *Stream) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// SetMeter has take asked for the bytes that ReadFrom sends and WriteTo receives, at
+// most 64 KiB at a time, before they move. It may wait; an error of it ends the call
+// that asks. SetMeter is called before those, and at most once.
+func (s *Stream) SetMeter(take func(received bool, n int) error) { s.meter = take }
+
 // maxWriteTo is how much WriteTo takes at once: it stays unread for the peer's
 // window until w has taken it.
 const maxWriteTo = 256 << 10
+
+// maxMetered is maxWriteTo where bytes are counted, and what ReadFrom reads at once.
+const maxMetered = maxBatch
 
 // WriteTo writes everything up to the end of the stream to w: whole frames from
 // the carrier's buffers, in one writev if w is a *net.TCPConn. On an error it
@@ -309,6 +319,10 @@ const maxWriteTo = 256 << 10
 func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
 	c := s.c
 	var vec, work net.Buffers
+	most := maxWriteTo
+	if s.meter != nil {
+		most = maxMetered - maxData // one segment goes beyond it
+	}
 	for {
 		c.mu.Lock()
 		if err := s.readable(); err != nil {
@@ -321,7 +335,7 @@ func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
 		first, n := s.rhead, 0
 		last := first
 		vec = vec[:0]
-		for g := first; g != nil && n < maxWriteTo; g = g.next {
+		for g := first; g != nil && n < most; g = g.next {
 			vec = append(vec, g.data)
 			n += len(g.data)
 			last = g
@@ -332,9 +346,15 @@ func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
 		}
 		c.mu.Unlock()
 
-		work = vec // WriteTo advances the slice it is called on
-		m, err := work.WriteTo(w)
-		total += m
+		if s.meter != nil {
+			err = s.meter(true, n)
+		}
+		if err == nil {
+			work = vec // WriteTo advances the slice it is called on
+			var m int64
+			m, err = work.WriteTo(w)
+			total += m
+		}
 
 		c.mu.Lock()
 		for g := first; g != nil; {
@@ -514,6 +534,11 @@ func (s *Stream) ReadFrom(r io.Reader) (total int64, err error) {
 			return total, err
 		}
 		ch, err := src.read(&c.pools)
+		if ch != nil && s.meter != nil {
+			if refused := s.admit(ch); refused != nil {
+				return total, refused
+			}
+		}
 		if ch != nil {
 			c.mu.Lock()
 			for next := ch; next != nil; {
@@ -533,6 +558,25 @@ func (s *Stream) ReadFrom(r io.Reader) (total int64, err error) {
 			return total, err
 		}
 	}
+}
+
+// admit asks the meter for what was read, and frees it if it may not move.
+func (s *Stream) admit(ch *chunk) error {
+	n := 0
+	for c := ch; c != nil; c = c.next {
+		n += c.len()
+	}
+	err := s.meter(false, n)
+	if err != nil {
+		s.c.mu.Lock()
+		for ch != nil {
+			next := ch.next
+			s.c.pools.put(ch)
+			ch = next
+		}
+		s.c.mu.Unlock()
+	}
+	return err
 }
 
 // enqueue queues a chunk that was filled outside. A small one is copied, so
