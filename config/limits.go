@@ -25,8 +25,8 @@ type Rate uint64
 // MaxRate is the highest [Rate] that can be written: 1,000 Gbit/s.
 const MaxRate Rate = 1e12
 
-// MinRate is the lowest [Rate] other than 0: below it a page takes minutes, and TCP
-// gives up.
+// MinRate is the lowest [Rate] other than 0: what is read at once, 64 KiB, takes
+// seconds already, and a page minutes.
 const MinRate Rate = 64_000
 
 // MaxDevices is the largest number of devices that an invite may be limited to: a

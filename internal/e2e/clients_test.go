@@ -122,9 +122,9 @@ func TestRevokeLive(t *testing.T) {
 // the relay in the midst of it: what came to the origin is the quota within 1 %.
 func TestQuotaOverKill9(t *testing.T) {
 	need(t, "curl")
-	const quota, kills = 40_000_000, 3
+	const quota, kills = 100_000_000, 3
 	r := startRelay(t, relayOptions{})
-	invite := strings.TrimSpace(command(t, "", "relayd", "invite", "-dir", r.dir, "-name", "anna", "-quota", "40MB", "-rate", "200Mbit"))
+	invite := strings.TrimSpace(command(t, "", "relayd", "invite", "-dir", r.dir, "-name", "anna", "-quota", "100MB", "-rate", "400Mbit"))
 	c := startClient(t, invite)
 	var came atomic.Int64 // at the origin, heads too
 	origin := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) { io.Copy(io.Discard, req.Body) }))
