@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"sync"
@@ -61,7 +62,16 @@ type Usage struct {
 
 // OpenUsage opens the file, and makes it if it is not there. The caller closes it.
 func (d *Dir) OpenUsage() (*Usage, error) {
-	f, err := d.root.OpenFile(usageFile, os.O_RDWR|os.O_CREATE, 0o600)
+	open := func() (*os.File, error) { return d.root.OpenFile(usageFile, os.O_RDWR, 0) }
+	f, err := open()
+	if errors.Is(err, fs.ErrNotExist) {
+		err = d.change(func() error {
+			return d.create(usageFile, append([]byte(usageMagic), make([]byte, usageRecord-len(usageMagic))...))
+		})
+		if err == nil || errors.Is(err, ErrExists) { // another program was first
+			f, err = open()
+		}
+	}
 	if err != nil {
 		return nil, d.named(usageFile, err)
 	}
@@ -73,7 +83,7 @@ func (d *Dir) OpenUsage() (*Usage, error) {
 	return u, nil
 }
 
-// begin reads the file, or writes its head.
+// begin reads the file.
 func (u *Usage) begin() error {
 	release, err := u.lock()
 	if err != nil {
@@ -82,12 +92,7 @@ func (u *Usage) begin() error {
 	defer release()
 	head := make([]byte, usageRecord)
 	switch _, err := u.file.ReadAt(head, 0); {
-	case err == io.EOF:
-		// New, or its program ended while it made it.
-		if _, err := u.file.WriteAt(append([]byte(usageMagic), make([]byte, usageRecord-len(usageMagic))...), 0); err != nil {
-			return err
-		}
-	case err != nil:
+	case err != nil && err != io.EOF:
 		return err
 	case string(head[:len(usageMagic)]) != usageMagic:
 		return errors.New("is no file of this program; move it elsewhere")
