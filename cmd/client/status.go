@@ -90,13 +90,10 @@ func summary(s front.Status) string {
 		return "connected"
 	case len(s.Paths) == 0:
 		return "there is no relay yet; take an invite with: client add INVITE"
+	case s.Refused() != "":
+		return s.Refused()
 	case s.AtRest():
 		return "at rest; it connects as soon as a program asks"
-	}
-	for _, p := range s.Paths {
-		if text := refusalText(p.Failure); text != "" {
-			return text
-		}
 	}
 	return "no relay can be reached right now; the client keeps trying"
 }
@@ -123,26 +120,10 @@ func failureText(failure string) string {
 	case transport.UnfitCover:
 		return "last failure: unfit-cover (the relay's web site lacks what is needed)"
 	}
-	if text := refusalText(failure); text != "" {
+	if text := front.RefusalText(failure); text != "" {
 		return "last failure: " + failure + " (" + text + ")"
 	}
 	return "last failure: " + failure
-}
-
-// refusalText says why the relay refuses the invite, and what to do; empty if the
-// failure is another.
-func refusalText(failure string) string {
-	switch transport.Failure(failure) {
-	case transport.Revoked:
-		return "the invite was revoked: ask for a new one"
-	case transport.Expired:
-		return "the invite has expired: ask for a new one"
-	case transport.Quota:
-		return "this month's quota of the invite, or of its relay, is used up: use another relay, ask for more, or wait for the next month"
-	case transport.Devices:
-		return "as many devices use the invite as may: stop Busel on another one"
-	}
-	return ""
 }
 
 // linksStatus gathers what the sessions and keepers know.

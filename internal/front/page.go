@@ -179,6 +179,9 @@ func sentence(s Status) string {
 	case len(s.Paths) == 0:
 		return "There is no relay yet: add an invite with “client add”."
 	}
+	if text := s.Refused(); text != "" {
+		return strings.ToUpper(text[:1]) + text[1:] + "."
+	}
 	if s.AtRest() {
 		return "At rest: the client connects as soon as a program asks for something."
 	}

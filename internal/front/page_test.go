@@ -221,6 +221,12 @@ func TestSentence(t *testing.T) {
 		{front.Status{Paths: []front.Path{{State: front.Untried}}}, "rest", "At rest"},
 		{front.Status{Paths: []front.Path{{State: front.Resting}, {State: front.Known}}}, "rest", "At rest"},
 		{front.Status{Paths: []front.Path{{State: front.Resting}}}, "off", "No relay can be reached"},
+		{front.Status{Paths: []front.Path{{State: front.Resting, Failure: "revoked"}, {State: front.Untried}}}, "off", "The invite was revoked: ask"},
+		{front.Status{Paths: []front.Path{{State: front.Resting, Failure: "expired"}}}, "off", "The invite has expired: ask"},
+		{front.Status{Paths: []front.Path{{State: front.Resting, Failure: "quota"}}}, "off", "quota of the invite"},
+		{front.Status{Paths: []front.Path{{State: front.Resting, Failure: "devices"}}}, "off", "As many devices"},
+		{front.Status{Paths: []front.Path{{State: front.Known, Failure: "quota"}}}, "rest", "At rest"}, // it was, and is tried again
+		{front.Status{Paths: []front.Path{{State: front.Resting, Failure: "quota"}, {Relay: "r2", State: front.Known}}}, "rest", "At rest"},
 	} {
 		f := start(t, front.Config{Status: func() front.Status { return c.status }})
 		u, err := url.Parse(f.URL())

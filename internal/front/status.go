@@ -61,10 +61,46 @@ const (
 )
 
 // AtRest reports whether nothing is wrong with a client that is not connected: it
-// has a relay, and some way to it has not failed of late. It connects when a
-// program asks.
+// has a relay, which does not refuse it, and some way there has not failed of late. It
+// connects when a program asks.
 func (s Status) AtRest() bool {
-	return !s.Online && slices.ContainsFunc(s.Paths, func(p Path) bool { return p.State != Resting })
+	return !s.Online && s.Refused() == "" && slices.ContainsFunc(s.Paths, func(p Path) bool { return p.State != Resting })
+}
+
+// RefusalText is a sentence, in lower case, about a failure by which a relay refuses
+// the invite, and what to do; empty if the failure is another.
+func RefusalText(failure string) string {
+	switch failure {
+	case "revoked":
+		return "the invite was revoked: ask for a new one"
+	case "expired":
+		return "the invite has expired: ask for a new one"
+	case "quota":
+		return "this month's quota of the invite, or of its relay, is used up: use another relay, ask for more, or wait for the next month"
+	case "devices":
+		return "as many devices use the invite as may: stop Busel on another one"
+	}
+	return ""
+}
+
+// Refused is such a sentence if every relay refuses its invite at the moment, else
+// empty.
+func (s Status) Refused() (text string) {
+	refused := map[string]bool{}
+	for _, p := range s.Paths {
+		why := RefusalText(p.Failure)
+		no := why != "" && p.State == Resting
+		refused[p.Relay] = refused[p.Relay] || no
+		if no && text == "" {
+			text = why
+		}
+	}
+	for _, no := range refused {
+		if s.Online || !no {
+			return ""
+		}
+	}
+	return text
 }
 
 // MarshalJSON writes the form of the contract.

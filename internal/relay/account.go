@@ -49,13 +49,15 @@ func (r *Relay) reviews(ctx context.Context) {
 	}
 }
 
-// Devices are how many sessions each invite has that has any.
+// Devices are how many sessions with a carrier each invite has that has any.
 func (r *Relay) Devices() map[[8]byte]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := make(map[[8]byte]int)
-	for k := range r.sessions {
-		n[k.invite]++
+	for k, e := range r.sessions {
+		if e.attached > 0 {
+			n[k.invite]++
+		}
 	}
 	return n
 }

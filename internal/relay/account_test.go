@@ -348,8 +348,14 @@ func TestDevices(t *testing.T) {
 				t.Errorf("another invite: %v", err)
 			}
 		}
+		if n := r.Devices(); n[[8]byte{'a'}] != 1 || n[[8]byte{'b'}] != 2 {
+			t.Errorf("devices: %v", n)
+		}
 		stop()
 		synctest.Wait()
+		if n := r.Devices(); n[[8]byte{'a'}] != 0 || n[[8]byte{'b'}] != 2 {
+			t.Errorf("devices after one is gone: %v", n)
+		}
 		if _, _, err := connect(t, d, "a"); err != nil {
 			t.Errorf("when the first one is gone: %v", err)
 		}
