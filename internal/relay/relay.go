@@ -64,6 +64,16 @@ type Config struct {
 	MaxPerInvite int           // 0 is [DefaultMaxPerInvite]; an account may say otherwise
 	Book         *quota.Book   // counts what is moved, and limits it; nil does not
 	Logger       *slog.Logger  // nil discards
+	Elder        Elder         // nil if there is none
+}
+
+// Elder is a relay that drains: this one has taken its place, and sessions that
+// this one does not know may be its.
+type Elder interface {
+	// Offer asks whether the session of a hello is the elder's. If so, Offer
+	// answers p and stays with the carrier until it ends; if not, taken is false
+	// and p unanswered. An error with taken false means that the elder cannot say.
+	Offer(ctx context.Context, p transport.Pending) (taken bool, err error)
 }
 
 // Stats are counts since the start, and how many there are now. No address and
@@ -73,6 +83,7 @@ type Stats struct {
 	Carriers int64 `json:"carriers"` // now
 	Streams  int64 `json:"streams"`  // now
 	Flows    int64 `json:"flows"`    // now
+	Draining bool  `json:"draining"` // another relay has taken the place of this one
 
 	Hellos        int64 `json:"hellos_total"`
 	Refused       int64 `json:"refused_total"` // hellos answered with a refusal, or not at all
@@ -82,6 +93,10 @@ type Stats struct {
 	FlowsTotal    int64 `json:"flows_total"`
 	BytesUp       int64 `json:"bytes_up_total"`   // client to internet, in streams that ended
 	BytesDown     int64 `json:"bytes_down_total"` // internet to client, in streams that ended
+	// Handed are the carriers that were passed on to an elder.
+	Handed int64 `json:"handed_total"`
+	// LastHello is how long ago a client was accepted last, in seconds; -1 is never.
+	LastHello int64 `json:"last_hello_s"`
 }
 
 // Relay serves clients. Create it with [New], then Run it.
@@ -90,9 +105,14 @@ type Relay struct {
 	log *slog.Logger
 	wg  sync.WaitGroup
 
+	drains  chan transport.Listener // of 1
+	started time.Time
+
 	mu       sync.Mutex
 	sessions map[key]*entry
+	draining bool
 
+	handed, lastHello                                    atomic.Int64 // lastHello in nanoseconds since started, 0 never
 	carriers, streams, flows                             atomic.Int64
 	hellos, refused, carriersTotal, streamsTotal, failed atomic.Int64
 	flowsTotal, up, down                                 atomic.Int64
@@ -124,7 +144,10 @@ func New(cfg Config) *Relay {
 	if cfg.MaxPerInvite == 0 {
 		cfg.MaxPerInvite = DefaultMaxPerInvite
 	}
-	r := &Relay{cfg: cfg, log: cfg.Logger, sessions: make(map[key]*entry)}
+	r := &Relay{
+		cfg: cfg, log: cfg.Logger, sessions: make(map[key]*entry),
+		drains: make(chan transport.Listener, 1), started: time.Now(),
+	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
@@ -132,17 +155,84 @@ func New(cfg Config) *Relay {
 }
 
 // Run accepts clients on every listener until ctx ends, then ends all sessions,
-// and returns the cause. A listener that fails for good ends it too.
+// and returns the cause. A listener that fails for good ends it too. After
+// [Relay.Drain] it returns nil when the last session has ended.
 func (r *Relay) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer r.wg.Wait()
 	defer cancel(nil)
 	r.wg.Go(func() { r.reviews(ctx) })
-	for _, l := range r.cfg.Listeners {
-		r.wg.Go(func() { cancel(r.accept(ctx, l)) })
+	accept := func(l transport.Listener) {
+		r.wg.Go(func() {
+			if err := r.accept(ctx, l); !r.isDraining() {
+				cancel(err)
+			}
+		})
 	}
-	<-ctx.Done()
-	return context.Cause(ctx)
+	for _, l := range r.cfg.Listeners {
+		accept(l)
+	}
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case l := <-r.drains:
+		if l != nil {
+			accept(l)
+		}
+	}
+	tick := time.NewTicker(drainTick)
+	defer tick.Stop()
+	for r.endIdle() > 0 {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+const (
+	// drainTick is how often a relay that drains looks for sessions that are over.
+	drainTick = 250 * time.Millisecond
+	// drainRest is how long it keeps one without carriers, streams and flows: what
+	// the client said may have died with a carrier, and it says it again when it has
+	// another, mostly within seconds.
+	drainRest = 2 * time.Minute
+)
+
+// Drain makes the relay keep the sessions that it has and take no others: hellos of
+// unknown ones are answered "draining", which makes clients try again. It holds when
+// Drain returns. Sessions end that have no streams and flows, and no carrier for two
+// minutes; the others go on, with new streams and carriers, also those that l brings,
+// if it is not nil. Listeners may be closed from then on. It is called once at most.
+func (r *Relay) Drain(l transport.Listener) {
+	r.mu.Lock()
+	r.draining = true
+	r.mu.Unlock()
+	r.drains <- l
+}
+
+func (r *Relay) isDraining() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.draining
+}
+
+// endIdle ends sessions that have nothing, and returns how many are left.
+func (r *Relay) endIdle() (left int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, e := range r.sessions {
+		if e.attached > 0 || time.Since(e.left) < drainRest {
+			continue
+		}
+		if st := e.Stats(); st.Streams+st.Flows == 0 {
+			e.stop()
+			delete(r.sessions, k)
+		}
+	}
+	return len(r.sessions)
 }
 
 func (r *Relay) accept(ctx context.Context, l transport.Listener) error {
@@ -160,10 +250,12 @@ func (r *Relay) accept(ctx context.Context, l transport.Listener) error {
 }
 
 var (
-	errNotOurs = errors.New("hello carries a token that this relay did not issue")
-	errBusy    = errors.New("too many sessions")
-	errDevices = errors.New("too many sessions of one invite")
-	errCrowded = errors.New("too many carriers of one session")
+	errNotOurs  = errors.New("hello carries a token that this relay did not issue")
+	errBusy     = errors.New("too many sessions")
+	errDevices  = errors.New("too many sessions of one invite")
+	errCrowded  = errors.New("too many carriers of one session")
+	errDraining = errors.New("the relay drains")
+	errElder    = errors.New("the relay that drains does not answer")
 )
 
 // serve answers one hello and stays with its carrier until it ends.
@@ -180,11 +272,23 @@ func (r *Relay) serve(ctx context.Context, p transport.Pending) error {
 	if status.Refused() {
 		return r.refuse(p, status)
 	}
-	e, known, err := r.join(ctx, h)
-	if errors.Is(err, errDevices) {
-		return errors.Join(err, r.refuse(p, wire.StatusDevices))
+	if r.cfg.Elder != nil && !r.knows(h) {
+		switch taken, err := r.cfg.Elder.Offer(ctx, p); {
+		case taken:
+			r.handed.Add(1)
+			r.heard()
+			return err
+		case err != nil: // a session made here could be one too many
+			return errors.Join(errElder, err, r.refuse(p, wire.StatusBusy))
+		}
 	}
-	if err != nil {
+	e, known, err := r.join(ctx, h)
+	switch {
+	case errors.Is(err, errDevices):
+		return errors.Join(err, r.refuse(p, wire.StatusDevices))
+	case errors.Is(err, errDraining):
+		return r.refuse(p, wire.StatusDraining)
+	case err != nil:
 		return errors.Join(err, r.refuse(p, wire.StatusBusy))
 	}
 	defer r.leave(e)
@@ -197,10 +301,24 @@ func (r *Relay) serve(ctx context.Context, p transport.Pending) error {
 		admission.Withdraw()
 		return err
 	}
+	r.heard()
 	r.carriers.Add(1)
 	r.carriersTotal.Add(1)
 	defer r.carriers.Add(-1)
 	return admission.Attach(ctx, c)
+}
+
+// heard notes that a client was accepted.
+func (r *Relay) heard() { r.lastHello.Store(max(1, int64(time.Since(r.started)))) }
+
+// nameOf is the key of a hello's session.
+func nameOf(h *wire.Hello) key { return key{h.Token.InviteID(), sha256.Sum256(h.Secret[:])} }
+
+func (r *Relay) knows(h *wire.Hello) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, known := r.sessions[nameOf(h)]
+	return known
 }
 
 func (r *Relay) refuse(p transport.Pending, s wire.Status) error {
@@ -211,10 +329,13 @@ func (r *Relay) refuse(p transport.Pending, s wire.Status) error {
 
 // join finds or makes the session of a hello and counts the hello as attached.
 func (r *Relay) join(ctx context.Context, h *wire.Hello) (e *entry, known bool, err error) {
-	k := key{h.Token.InviteID(), sha256.Sum256(h.Secret[:])}
+	k := nameOf(h)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e, known = r.sessions[k]
+	if !known && r.draining {
+		return nil, false, errDraining
+	}
 	if !known {
 		if err := r.makeRoom(k.invite); err != nil {
 			return nil, false, err
@@ -407,9 +528,14 @@ func relayPackets(dst, src flow.Packets, take func(n int) error) {
 // Stats returns the counts.
 func (r *Relay) Stats() Stats {
 	r.mu.Lock()
-	n := len(r.sessions)
+	n, draining := len(r.sessions), r.draining
 	r.mu.Unlock()
+	last := int64(-1)
+	if at := r.lastHello.Load(); at > 0 {
+		last = int64((time.Since(r.started) - time.Duration(at)) / time.Second)
+	}
 	return Stats{
+		Draining: draining, Handed: r.handed.Load(), LastHello: last,
 		Sessions: n, Carriers: r.carriers.Load(), Streams: r.streams.Load(), Flows: r.flows.Load(),
 		Hellos: r.hellos.Load(), Refused: r.refused.Load(), CarriersTotal: r.carriersTotal.Load(),
 		StreamsTotal: r.streamsTotal.Load(), StreamsFailed: r.failed.Load(), FlowsTotal: r.flowsTotal.Load(),
