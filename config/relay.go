@@ -15,6 +15,9 @@ import (
 // CoverBuiltin is the cover that relayd serves itself.
 const CoverBuiltin = "builtin"
 
+// UnixPrefix is before the path of a Unix socket where settings take one.
+const UnixPrefix = "unix:"
+
 // Relay is what the relay takes from relayd.toml.
 type Relay struct {
 	Address    flow.Addr // what invites say
@@ -26,6 +29,7 @@ type Relay struct {
 	Exit       Exit
 	Limits     Limits
 	LogLevel   slog.Level
+	Metrics    string // host:port of loopback, or [UnixPrefix] and a path; empty is none
 }
 
 // MaxPorts is how many ports a range may have (docs/PROTOCOL.md, section 14): the
@@ -98,8 +102,10 @@ type relayFile struct {
 	Log    struct {
 		Level string `toml:"level"`
 	} `toml:"log"`
-	ACME    later `toml:"acme"`
-	Metrics later `toml:"metrics"`
+	Metrics struct {
+		Listen string `toml:"listen"`
+	} `toml:"metrics"`
+	ACME later `toml:"acme"`
 }
 
 // defaultRelayFile holds the defaults of relayd.toml (DESIGN.md section 11).
@@ -212,6 +218,11 @@ func (d *decoder) relay(f *relayFile) Relay {
 	r.Exit = d.exit(&f.Exit)
 	r.Limits = d.limits(&f.Limits)
 	r.LogLevel = d.level(f.Log.Level)
+	if r.Metrics = f.Metrics.Listen; r.Metrics != "" {
+		if err := checkMetrics(r.Metrics); err != nil {
+			d.fault("metrics.listen", err.Error(), `write listen = "127.0.0.1:9464", listen = "unix:/run/busel/metrics.sock", or "" for none`)
+		}
+	}
 	return r
 }
 
@@ -233,6 +244,23 @@ func (d *decoder) quicPorts(text string, r *Relay) Ports {
 		}
 	}
 	return p
+}
+
+// checkMetrics takes only what nobody reaches from outside.
+func checkMetrics(text string) error {
+	if path, ok := strings.CutPrefix(text, UnixPrefix); ok {
+		if !strings.HasPrefix(path, "/") {
+			return fmt.Errorf("%q is no absolute path", path)
+		}
+		return nil
+	}
+	if err := checkListen(text); err != nil {
+		return err
+	}
+	if ap, err := netip.ParseAddrPort(text); err != nil || !ap.Addr().IsLoopback() {
+		return fmt.Errorf("%q is not an address of loopback", text)
+	}
+	return nil
 }
 
 func (d *decoder) prefixes(key string, texts []string) []netip.Prefix {
@@ -344,7 +372,7 @@ func (r *Relay) TOML() []byte {
 	for i, ip := range r.Exit.Source {
 		sources[i] = ip.String()
 	}
-	fmt.Fprintf(&b, `# Settings of a Busel relay. Restart relayd after a change.
+	fmt.Fprintf(&b, `# Settings of a Busel relay. After a change: relayd upgrade. It breaks no stream.
 # Keys and invites are files beside this one, never in it.
 
 [relay]
@@ -411,8 +439,13 @@ rate = %q
 [log]
 # debug, info, warn or error. No level but debug names an address.
 level = %q
+
+[metrics]
+# Where Prometheus may fetch counts, which name nobody: "127.0.0.1:9464", or
+# "unix:/run/busel/metrics.sock". Empty is nowhere. Nobody else should reach it.
+listen = %q
 `, r.Address.String(), list(r.Listen), r.Cover, r.CoverName, list(r.Transports), r.QUICPorts.String(),
 		prefixes(r.Exit.Allow), prefixes(r.Exit.Deny), r.Exit.only(), list(r.Exit.Names), list(sources), r.Exit.relayText(),
-		r.Limits.Monthly.String(), r.Limits.Rate.String(), strings.ToLower(r.LogLevel.String()))
+		r.Limits.Monthly.String(), r.Limits.Rate.String(), strings.ToLower(r.LogLevel.String()), r.Metrics)
 	return []byte(b.String())
 }

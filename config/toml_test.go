@@ -92,6 +92,7 @@ func TestFixturesSetEveryField(t *testing.T) {
 		},
 		Limits:   Limits{1_500_000_000_000, 50_000_000},
 		LogLevel: slog.LevelWarn,
+		Metrics:  "127.0.0.1:9464",
 	}
 	if r.Exit.Relay == nil || len(r.Exit.Relay.Relays) == 0 {
 		t.Error("exit.relay was not read")
@@ -151,7 +152,7 @@ rate = "50MB"
 level = 3
 
 [metrics]
-listen = "127.0.0.1:9000"
+listen = ":9464"
 `
 	_, err := ParseRelay("/etc/busel/relayd.toml", []byte(file))
 	faults, ok := errors.AsType[Errors](err)
@@ -176,7 +177,7 @@ listen = "127.0.0.1:9000"
 		`/etc/busel/relayd.toml:16: limits.monthly: "500" is no amount of data: want 500GB, 1.5TB or 800MB`,
 		`/etc/busel/relayd.toml:17: limits.rate: "50MB" is no speed: want 50Mbit, 1.5Gbit or 800kbit, a second each`,
 		`/etc/busel/relayd.toml:20: log.level: want text in quotes, got a number`,
-		`/etc/busel/relayd.toml:22: metrics: not available yet`,
+		`/etc/busel/relayd.toml:23: metrics.listen: ":9464" is not an address of loopback`,
 	}
 	for i, fault := range faults {
 		if i >= len(want) || fault.Error() != want[i] {
@@ -443,4 +444,18 @@ func FuzzTOML(f *testing.F) {
 			t.Fatalf("%q became %q", r.TOML(), back.TOML())
 		}
 	})
+}
+
+func TestMetricsStayHere(t *testing.T) {
+	for text, want := range map[string]bool{
+		"": true, "127.0.0.1:9464": true, "[::1]:9464": true, "127.3.2.1:1": true, "unix:/run/m.sock": true,
+		":9464": false, "0.0.0.0:9464": false, "198.51.100.7:9464": false, "[::]:9464": false, "localhost:9464": false,
+		"127.0.0.1": false, "127.0.0.1:0": false, "unix:m.sock": false, "unix:": false, "/run/m.sock": false,
+	} {
+		file := fmt.Sprintf("[relay]\naddress = \"198.51.100.7:443\"\ncover = \"www.example.org:443\"\n[metrics]\nlisten = %q\n", text)
+		r, err := ParseRelay("relayd.toml", []byte(file))
+		if (err == nil) != want || want && r.Metrics != text {
+			t.Errorf("%q: %q, %v", text, r.Metrics, err)
+		}
+	}
 }

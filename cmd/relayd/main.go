@@ -8,8 +8,10 @@
 //	relayd limit  [-dir DIR] [-quota 50GB] [-rate 10Mbit] [-devices 3] NAME
 //	relayd revoke [-dir DIR] NAME
 //	relayd status [-dir DIR] [-json]
+//	relayd upgrade [-dir DIR] [-within 12h]
 //
-// init makes the keys, relayd.toml and the first invite; run serves. To anyone
+// init makes the keys, relayd.toml and the first invite; run serves, and upgrade
+// replaces the one that runs by the program that is on disk. To anyone
 // without an invite the relay is the cover site and nothing else. Keys, settings
 // and the list of invites are in one directory: /etc/busel for root, else
 // busel-relay where the user's settings are.
@@ -33,7 +35,7 @@ func program() *cli.Program {
 		Name:    "relayd",
 		Summary: "relayd is a Busel relay: it gives people behind a filter a way to the open internet.",
 		Commands: []cli.Command{
-			initCommand(), runCommand(), inviteCommand(),
+			initCommand(), runCommand(), upgradeCommand(), inviteCommand(),
 			invitesCommand(), limitCommand(), revokeCommand(),
 			cli.NotYet("check", "is everything fit for use"),
 			statusCommand(),

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -22,9 +23,12 @@ import (
 	"busel/internal/control"
 	"busel/internal/cover"
 	"busel/internal/exit"
+	"busel/internal/handover"
+	"busel/internal/metrics"
 	"busel/internal/quota"
 	"busel/internal/relay"
 	"busel/internal/state"
+	"busel/internal/systemd"
 	"busel/internal/wire"
 	"busel/transport"
 	"busel/transport/mirror"
@@ -53,25 +57,48 @@ CAP_NET_BIND_SERVICE.`,
 				if err := cli.NoArgs(args); err != nil {
 					return err
 				}
-				dir, err := openDir(*path)
+				elder, err := handover.Inherit(std.LookupEnv)
 				if err != nil {
 					return err
 				}
-				defer dir.Close()
-				set, err := settings(dir)
-				if err != nil {
-					return err
+				err = serve(ctx, std, *path, elder)
+				if elder != nil && err != nil {
+					elder.Fail(err)
 				}
-				release, err := dir.Lock()
-				if err != nil {
-					return cli.Hint(err, "`relayd status` shows what it does")
-				}
-				defer release()
-				s := &server{dir: dir, set: set, log: std.Logger(set.LogLevel)}
-				return listenHint(s.run(ctx))
+				return err
 			}
 		},
 	}
+}
+
+// serve runs the relay of a directory, in the place of elder if it is not nil.
+func serve(ctx context.Context, std cli.Std, path string, elder *handover.Elder) error {
+	dir, err := openDir(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	set, err := settings(dir)
+	if err != nil {
+		return err
+	}
+	var lock *os.File
+	if elder != nil {
+		lock = elder.Take(lockName)
+	}
+	if lock == nil {
+		if lock, err = dir.LockFile(); err != nil {
+			return cli.Hint(err, "`relayd status` shows what it does")
+		}
+	}
+	defer lock.Close()
+	s := &server{
+		dir: dir, set: set, lock: lock, elder: elder, ports: newPorts(elder), level: new(slog.LevelVar),
+		notify: systemd.New(std.LookupEnv),
+	}
+	s.level.Set(set.LogLevel)
+	s.log = std.Logger(s.level)
+	return listenHint(s.run(ctx))
 }
 
 // listenHint says what to do when the relay's port cannot be had.
@@ -89,13 +116,22 @@ func listenHint(err error) error {
 
 // server wires a relay together.
 type server struct {
-	dir *state.Dir
-	set config.Relay
-	log *slog.Logger
+	dir    *state.Dir
+	set    config.Relay
+	lock   *os.File        // of dir
+	elder  *handover.Elder // whose place this relay takes; or nil
+	ports  *ports
+	level  *slog.LevelVar
+	log    *slog.Logger
+	notify *systemd.Notifier
 }
 
 // status is what `relayd status -json` prints.
 type status struct {
+	PID       int            `json:"pid"`
+	Version   string         `json:"version"`
+	Idle      idle           `json:"idle"`     // why nobody uses the relay; empty if somebody does
+	Draining  *elderStatus   `json:"draining"` // of an older relayd that ends with its sessions; null if there is none
 	Address   string         `json:"address"`
 	CoverName string         `json:"cover_name"`
 	UptimeS   int64          `json:"uptime_s"`
@@ -104,6 +140,13 @@ type status struct {
 	Next      string         `json:"next_relay,omitempty"` // state of the relay in exit.relay
 	Listeners []mirror.Stats `json:"listeners"`
 	QUIC      []quic.Stats   `json:"quic"`
+}
+
+// elderStatus is what is left in an older relayd.
+type elderStatus struct {
+	PID      int   `json:"pid"`
+	Sessions int   `json:"sessions"`
+	Streams  int64 `json:"streams"`
 }
 
 func (s *server) run(ctx context.Context) error {
@@ -133,9 +176,9 @@ func (s *server) run(ctx context.Context) error {
 	}
 	rules := s.exitConfig(site)
 	aside, done := context.WithCancel(ctx)
-	next, err := s.leave(aside, &rules)
-	if next != nil {
-		defer next.Wait()
+	onward, err := s.leave(aside, &rules)
+	if onward != nil {
+		defer onward.Wait()
 	}
 	defer done()
 	if err != nil {
@@ -151,23 +194,61 @@ func (s *server) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	next := &succession{command: ownCommand(), log: s.log, notify: s.notify, begun: make(chan struct{})}
 	var accepting []transport.Listener
 	for _, l := range covered {
-		accepting, parts = append(accepting, l), append(parts, l.Run)
+		accepting, parts = append(accepting, l), append(parts, next.inRoom(l.Run))
 	}
 	for _, l := range scrambled {
-		accepting, parts = append(accepting, l), append(parts, l.Run)
+		// Its port can have one reader only, so its carriers end, and clients go on over others.
+		accepting, parts = append(accepting, l), append(parts, next.atDoor(l.Run))
 	}
 	if len(covered) > 0 {
-		parts = append(parts, learnCycle(site, covered, returned, s.log))
+		parts = append(parts, next.atDoor(learnCycle(site, covered, returned, s.log)))
 	}
 	if s.set.Cover != config.CoverBuiltin && len(covered) > 0 { // whose limits are known
-		parts = append(parts, measureCover(site, covered, s.log))
+		parts = append(parts, next.atDoor(measureCover(site, covered, s.log)))
 	}
-	serve := relay.New(relay.Config{Listeners: accepting, Gate: gate, Book: book, Exit: out, Logger: s.log})
-	ctl := &control.Server{Log: s.log, Handler: func(_ context.Context, r control.Request) (any, error) {
+	cfg := relay.Config{Listeners: accepting, Gate: gate, Book: book, Exit: out, Logger: s.log}
+	if s.elder != nil {
+		cfg.Elder = s.elder
+		parts = append(parts, s.elder.Run, next.after(s.elder.Gone()))
+	}
+	serve := relay.New(cfg)
+	report := func() status {
+		st := status{
+			PID: os.Getpid(), Version: cli.Version(),
+			Address: s.set.Address.String(), CoverName: s.set.CoverName,
+			UptimeS: int64(time.Since(started) / time.Second),
+			Relay:   serve.Stats(), Exit: out.Stats(), Next: nextState(onward), Draining: s.elderStatus(),
+		}
+		for _, l := range covered {
+			st.Listeners = append(st.Listeners, l.Stats())
+		}
+		for _, l := range scrambled {
+			st.QUIC = append(st.QUIC, l.Stats())
+		}
+		st.Idle = st.why(gate.usable(time.Now()))
+		return st
+	}
+	reload := func() {
+		s.reload(gate, out)
+		serve.Review()
+	}
+	next.give = func(h *handover.Successor) error { return errors.Join(s.ports.give(h), h.Give(lockName, s.lock)) }
+	next.leave = func(l transport.Listener) {
+		serve.Drain(l)
+		for _, c := range covered {
+			_ = c.Close()
+		}
+	}
+	next.status, next.reload = func() any { return report() }, reload
+	ctl := &control.Server{Log: s.log, Handler: func(ctx context.Context, r control.Request) (any, error) {
 		switch r.Op {
 		case "status":
+			return report(), nil
+		case "upgrade":
+			return next.handle(ctx, r.Args)
 		case opInvites:
 			st := invitesOf(gate.ledger.Load(), &s.set, func(id state.InviteID) uint64 {
 				if id == quota.Everybody {
@@ -177,25 +258,15 @@ func (s *server) run(ctx context.Context) error {
 			}, serve.Devices())
 			st.Running = true
 			return st, nil
-		case opReload:
+		case opReload: // whatever is the matter with the settings
 			err := gate.reload(s.dir)
 			serve.Review()
+			if s.elder != nil {
+				_ = s.elder.Reload() // it may have gone
+			}
 			return nil, err
-		default:
-			return nil, fmt.Errorf("unknown request %q", r.Op)
 		}
-		st := status{
-			Address: s.set.Address.String(), CoverName: s.set.CoverName,
-			UptimeS: int64(time.Since(started) / time.Second),
-			Relay:   serve.Stats(), Exit: out.Stats(), Next: nextState(next),
-		}
-		for _, l := range covered {
-			st.Listeners = append(st.Listeners, l.Stats())
-		}
-		for _, l := range scrambled {
-			st.QUIC = append(st.QUIC, l.Stats())
-		}
-		return st, nil
+		return nil, fmt.Errorf("unknown request %q", r.Op)
 	}}
 	moved := func() (n uint64) {
 		for _, l := range covered {
@@ -208,8 +279,34 @@ func (s *server) run(ctx context.Context) error {
 		}
 		return n
 	}
-	parts = append(parts, serve.Run, book.Run,
-		func(ctx context.Context) error { return ctl.Serve(ctx, s.dir.Socket(), nil) },
+	if err := s.ports.prepare(ctx, &s.set); err != nil {
+		return err
+	}
+	defer s.ports.close()
+	if s.elder != nil {
+		if err := s.elder.Ready(ctx); err != nil {
+			return err
+		}
+	}
+	if s.set.Metrics != "" {
+		opened, err := s.ports.metrics(ctx, s.set.Metrics)
+		if err != nil {
+			return err
+		}
+		parts = append(parts, next.atDoor(func(ctx context.Context) error {
+			return metrics.Serve(ctx, opened.socket, func() []metrics.Metric {
+				st := report()
+				return st.metrics()
+			})
+		}))
+	}
+	answering := make(chan struct{})
+	parts = append(parts, next.inRoom(serve.Run), next.inRoom(book.Run), next.run,
+		next.atDoor(func(ctx context.Context) error {
+			return ctl.Serve(ctx, s.dir.Socket(), func() { close(answering) })
+		}),
+		next.atDoor(func(ctx context.Context) error { return s.watch(ctx, answering) }),
+		next.atDoor(func(ctx context.Context) error { return s.reloads(ctx, reload) }),
 		func(ctx context.Context) error { return cli.ReleaseWhenIdle(ctx, moved) },
 	)
 	s.log.Info("relay starts", "cover", s.coverKind())
@@ -228,8 +325,11 @@ func (s *server) mirrors(key *ecdh.PrivateKey, site mirror.Cover, returned chan<
 	}
 	for _, addr := range s.set.Listen {
 		l, err := mirror.NewListener(mirror.ListenerConfig{
-			Listen: func(ctx context.Context) (net.Listener, error) { return transport.System{}.Listen(ctx, addr) },
-			Key:    key, Cover: site, Slots: slots, Logger: s.log,
+			Listen: func(ctx context.Context) (net.Listener, error) {
+				p, err := s.ports.tcp(ctx, addr)
+				return p.socket, err
+			},
+			Key: key, Cover: site, Slots: slots, Logger: s.log,
 			Returned: func() {
 				select {
 				case returned <- struct{}{}:
@@ -254,7 +354,7 @@ func (s *server) quics(key *ecdh.PrivateKey, site *quic.Site) (all []*quic.Liste
 	memory := quic.NewMemory()
 	listen := func(site *quic.Site, addrs ...string) error {
 		l, err := quic.NewListener(quic.ListenerConfig{
-			Listen: func(ctx context.Context) ([]net.PacketConn, error) { return listenUDP(ctx, addrs) },
+			Listen: func(ctx context.Context) ([]net.PacketConn, error) { return s.ports.udps(ctx, addrs) },
 			Key:    key, Site: site, Memory: memory, Logger: s.log,
 		})
 		all = append(all, l)
@@ -292,21 +392,6 @@ func portRange(set *config.Relay) (addrs []string) {
 		}
 	}
 	return addrs
-}
-
-// listenUDP opens all ports, or none.
-func listenUDP(ctx context.Context, addrs []string) (open []net.PacketConn, err error) {
-	for _, addr := range addrs {
-		c, err := transport.System{}.ListenPacket(ctx, "udp", addr)
-		if err != nil {
-			for _, c := range open {
-				_ = c.Close()
-			}
-			return nil, err
-		}
-		open = append(open, c)
-	}
-	return open, nil
 }
 
 func (s *server) coverKind() string {
@@ -395,6 +480,15 @@ func (g *gate) reload(dir *state.Dir) error {
 		g.book.SetLimits(limitsOf(ledger))
 	}
 	return err
+}
+
+// usable reports whether any invite may be used, as far as the ledger knows: those
+// that were issued elsewhere are not in it.
+func (g *gate) usable(now time.Time) bool {
+	all := g.ledger.Load().Invites
+	return len(all) == 0 || slices.ContainsFunc(all, func(e state.LedgerEntry) bool {
+		return e.Revoked.IsZero() && (e.Expiry == 0 || now.Before(config.ExpiryTime(e.Expiry)))
+	})
 }
 
 // Judge implements [relay.Gate].

@@ -36,8 +36,8 @@ func isTerminal(f *os.File) bool {
 
 // Logger is where a running program says what happens: standard error, as text
 // with the time of day for a person, and as JSON for anything else. Durations
-// are written as "1.5s".
-func (s Std) Logger(level slog.Level) *slog.Logger {
+// are written as "1.5s". A *slog.LevelVar lets the level change.
+func (s Std) Logger(level slog.Leveler) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		switch v := a.Value.Resolve(); {
 		case v.Kind() == slog.KindDuration:

@@ -69,6 +69,13 @@ type response struct {
 // text the user reads. Several run at a time; ctx ends with the exchange.
 type Handler func(ctx context.Context, r Request) (any, error)
 
+// Then is a result of a [Handler] with something to do once it was written, whether
+// or not that went well.
+type Then struct {
+	Result any
+	Do     func()
+}
+
 // Server answers requests.
 type Server struct {
 	Handler Handler
@@ -133,6 +140,10 @@ func (s *Server) exchange(ctx context.Context, conn net.Conn) (err error) {
 		return writeJSON(conn, MaxResponse, response{Error: "request: " + err.Error()})
 	}
 	result, err := s.Handler(ctx, req)
+	if then, ok := result.(Then); ok && err == nil {
+		result = then.Result
+		defer then.Do()
+	}
 	var resp response
 	if err == nil {
 		resp.Result, err = json.Marshal(result)

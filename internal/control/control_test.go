@@ -253,3 +253,24 @@ func FuzzReadJSON(f *testing.F) {
 		}
 	})
 }
+
+// What a handler wants done after its answer may end the server: the answer is out
+// by then.
+func TestThen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.sock")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	s := &Server{Handler: func(context.Context, Request) (any, error) {
+		return Then{Result: "done", Do: cancel}, nil
+	}}
+	go func() { ended <- s.Serve(ctx, path, func() { close(ready) }) }()
+	<-ready
+	var got string
+	if err := Call(t.Context(), path, "end", nil, &got); err != nil || got != "done" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}

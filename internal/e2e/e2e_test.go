@@ -138,14 +138,24 @@ func (p *program) kill() {
 // command runs one of our programs to its end and returns its standard output.
 func command(t *testing.T, stdin, name string, args ...string) string {
 	t.Helper()
+	out, err := tryCommand(t, stdin, name, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// tryCommand is command for one that may fail; the error has what it said.
+func tryCommand(t *testing.T, stdin, name string, args ...string) (string, error) {
+	t.Helper()
 	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, name), args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Run(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, &errOut)
+		return "", fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, &errOut)
 	}
-	return out.String()
+	return out.String(), nil
 }
 
 // eventually waits until ok holds.

@@ -62,7 +62,7 @@ func (e *Exit) connect(parent context.Context, dst flow.Addr) (net.Conn, *flow.O
 	}
 	permit := func(family int, addrs []netip.Addr) {
 		for _, a := range addrs {
-			if e.policy.permits(netip.AddrPortFrom(a, dst.Port)) {
+			if e.policy.Load().permits(netip.AddrPortFrom(a, dst.Port)) {
 				queue[family] = append(queue[family], a)
 			} else {
 				note(errDenied())

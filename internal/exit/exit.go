@@ -98,7 +98,7 @@ type Stats struct {
 // Exit opens connections to the internet. It is a [flow.Opener], safe for
 // concurrent use, and needs no closing: what it opened belongs to the caller.
 type Exit struct {
-	policy      *policy
+	policy      atomic.Pointer[policy]
 	names       *cache
 	network     transport.Network
 	next        flow.Opener
@@ -123,14 +123,6 @@ func New(c Config) *Exit {
 		own.fixed[plain(a)] = true
 	}
 	e := &Exit{
-		policy: &policy{
-			allow: unmapPrefixes(c.Allow),
-			deny:  unmapPrefixes(c.Deny),
-			cover: c.Cover,
-			own:   own.contains,
-			web:   c.Web,
-			names: c.Names,
-		},
 		next:        c.Next,
 		network:     c.Network,
 		log:         c.Logger,
@@ -139,6 +131,8 @@ func New(c Config) *Exit {
 		maxStreams:  int64(c.MaxStreams),
 		maxPackets:  int64(c.MaxPackets),
 	}
+	e.policy.Store(&policy{cover: c.Cover, own: own.contains})
+	e.SetPolicy(c)
 	if e.network == nil {
 		e.network = &system{}
 	}
@@ -163,6 +157,16 @@ func New(c Config) *Exit {
 	}
 	e.names = newCache(resolver)
 	return e
+}
+
+// SetPolicy changes Allow, Deny, Web and Names to those of c. What is open goes on,
+// but for datagrams to what is denied now. It may be called at any time by one
+// goroutine.
+func (e *Exit) SetPolicy(c Config) {
+	p := *e.policy.Load()
+	p.allow, p.deny = unmapPrefixes(c.Allow), unmapPrefixes(c.Deny)
+	p.web, p.names = c.Web, c.Names
+	e.policy.Store(&p)
 }
 
 // errFull is the cause in an *[flow.OpenError] when a limit of [Config] is reached.
@@ -194,7 +198,7 @@ func (e *Exit) OpenStream(ctx context.Context, dst flow.Addr) (flow.Stream, erro
 // reach opens a stream to what the rules permit. Its Close takes it off the count.
 func (e *Exit) reach(ctx context.Context, dst flow.Addr) (flow.Stream, *flow.OpenError) {
 	closed := func() { e.streamsOpen.Add(-1) }
-	if !e.policy.permitsRequest(dst, false) {
+	if !e.policy.Load().permitsRequest(dst, false) {
 		return nil, errDenied()
 	}
 	if e.next != nil {

@@ -11,7 +11,7 @@ import (
 
 // pass opens a stream to dst at the next relay, and waits until it was reached there.
 func (e *Exit) pass(parent context.Context, dst flow.Addr, closed func()) (flow.Stream, *flow.OpenError) {
-	if !e.policy.permitsPassing(dst) {
+	if !e.policy.Load().permitsPassing(dst) {
 		return nil, errDenied()
 	}
 	// The next relay has DialTimeout itself, and the way there takes some time, too.
@@ -96,7 +96,7 @@ func (p *passedPackets) ReadFrom(buf []byte) (int, flow.Addr, error) {
 }
 
 func (p *passedPackets) WriteTo(b []byte, to flow.Addr) error {
-	if !p.exit.policy.permitsRequest(to, true) || !p.exit.policy.permitsPassing(to) {
+	if !p.exit.policy.Load().permitsRequest(to, true) || !p.exit.policy.Load().permitsPassing(to) {
 		p.exit.denied.Add(1)
 		return errDenied()
 	}

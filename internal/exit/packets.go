@@ -130,7 +130,7 @@ func (a *association) WriteTo(b []byte, to flow.Addr) error {
 	if over {
 		return net.ErrClosed
 	}
-	if !a.exit.policy.permitsRequest(to, true) {
+	if !a.exit.policy.Load().permitsRequest(to, true) {
 		a.exit.denied.Add(1)
 		return errDenied()
 	}
@@ -169,7 +169,7 @@ func (a *association) send(b []byte, addrs []netip.Addr, port uint16) error {
 	denied := false
 	for _, ip := range addrs {
 		to := netip.AddrPortFrom(ip, port)
-		if !a.exit.policy.permits(to) {
+		if !a.exit.policy.Load().permits(to) {
 			denied = true
 			continue
 		}

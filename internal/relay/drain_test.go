@@ -25,7 +25,7 @@ func (e *elder) Offer(ctx context.Context, p transport.Pending) (bool, error) {
 	if e.err != nil {
 		return false, e.err
 	}
-	k := &knock{hello: p.Hello(), carrier: p.(*knock).carrier, answer: make(chan *wire.Accept, 1)}
+	k := &knock{hello: p.Hello(), carrier: p.(*handed).Pending.(*knock).carrier, answer: make(chan *wire.Accept, 1)}
 	select {
 	case e.door.knocks <- k:
 	case <-ctx.Done():

@@ -273,10 +273,8 @@ func (r *Relay) serve(ctx context.Context, p transport.Pending) error {
 		return r.refuse(p, status)
 	}
 	if r.cfg.Elder != nil && !r.knows(h) {
-		switch taken, err := r.cfg.Elder.Offer(ctx, p); {
+		switch taken, err := r.cfg.Elder.Offer(ctx, &handed{p, r}); {
 		case taken:
-			r.handed.Add(1)
-			r.heard()
 			return err
 		case err != nil: // a session made here could be one too many
 			return errors.Join(errElder, err, r.refuse(p, wire.StatusBusy))
@@ -306,6 +304,22 @@ func (r *Relay) serve(ctx context.Context, p transport.Pending) error {
 	r.carriersTotal.Add(1)
 	defer r.carriers.Add(-1)
 	return admission.Attach(ctx, c)
+}
+
+// handed counts a hello that an elder accepts.
+type handed struct {
+	transport.Pending
+	r *Relay
+}
+
+// Answer implements [transport.Pending].
+func (h *handed) Answer(a *wire.Accept) (transport.Carrier, error) {
+	c, err := h.Pending.Answer(a)
+	if c != nil && err == nil {
+		h.r.handed.Add(1)
+		h.r.heard()
+	}
+	return c, err
 }
 
 // heard notes that a client was accepted.

@@ -108,11 +108,21 @@ func (d *Dir) Close() error { return d.root.Close() }
 // or the program ends in whatever way. The error is [ErrLocked] if another
 // program has it.
 func (d *Dir) Lock() (release func(), err error) {
+	f, err := d.LockFile()
+	if err != nil {
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+// LockFile is Lock for a program that may hand the lock over: closing the file
+// releases it, unless another process has a copy of the descriptor.
+func (d *Dir) LockFile() (*os.File, error) {
 	f, err := d.lockFile("lock", false)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", d.path, err)
 	}
-	return func() { f.Close() }, nil
+	return f, nil
 }
 
 // change runs fn while no other change is made, by whatever program.

@@ -71,6 +71,7 @@ type Stats struct {
 	CovertIn    uint64 // bytes of covert records read
 	CovertOut   uint64 // bytes of covert records written
 	CoverFailed uint64 // failed dials to the cover
+	Open        bool   // the port is open now; it is closed while the cover is down
 }
 
 // Listener is the relay's side. Its life is [Listener.Run].
@@ -348,7 +349,11 @@ func (l *Listener) Close() error {
 
 // Stats returns the counts so far.
 func (l *Listener) Stats() Stats {
+	l.mu.Lock()
+	open := l.port != nil
+	l.mu.Unlock()
 	return Stats{
+		Open:        open,
 		Strangers:   l.stats.strangers.Load(),
 		Candidates:  l.stats.candidates.Load(),
 		Carriers:    l.stats.carriers.Load(),

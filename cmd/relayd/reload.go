@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"reflect"
+	"strings"
+	"syscall"
+
+	"busel/config"
+	"busel/internal/control"
+	"busel/internal/exit"
+	"busel/internal/systemd"
+)
+
+// reloads reads settings and invites again at each SIGHUP.
+func (s *server) reloads(ctx context.Context, reload func()) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-hangup:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		told := s.notify.Reloading()
+		reload()
+		if err := errors.Join(told, s.notify.Notify(systemd.Ready)); err != nil {
+			s.log.Warn("the service manager was not told", "err", err)
+		}
+	}
+}
+
+// reload takes what can change while the relay runs: invites, the exit's rules, the
+// level of the log. Sessions are not touched. A fault leaves all as it was.
+func (s *server) reload(g *gate, out *exit.Exit) {
+	set, err := settings(s.dir)
+	if err == nil {
+		err = g.reload(s.dir)
+	}
+	if err != nil {
+		s.log.Error("settings and invites stay as they were", "err", err)
+		return
+	}
+	waiting := waits(&s.set, &set)
+	out.SetPolicy(exit.Config{Allow: set.Exit.Allow, Deny: set.Exit.Deny, Web: set.Exit.Web, Names: set.Exit.Names})
+	s.level.Set(set.LogLevel)
+	if s.elder != nil {
+		_ = s.elder.Reload() // it may have gone
+	}
+	if len(waiting) > 0 {
+		s.log.Warn("some changed settings wait for `relayd upgrade`", "keys", strings.Join(waiting, " "))
+	}
+	s.log.Info("settings and invites were read again")
+}
+
+// live are the fields of the settings that a reload changes.
+func live(field string) bool { return field == "Exit" || field == "LogLevel" }
+
+// rest is what of the exit's settings a reload does not change.
+func rest(e config.Exit) config.Exit { return config.Exit{Source: e.Source, Relay: e.Relay} }
+
+// waits names the fields that differ and that only a new process takes.
+func waits(was, is *config.Relay) (keys []string) {
+	a, b := reflect.ValueOf(was).Elem(), reflect.ValueOf(is).Elem()
+	for i := range a.NumField() {
+		name := a.Type().Field(i).Name
+		if !live(name) && !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			keys = append(keys, strings.ToLower(name))
+		}
+	}
+	if !reflect.DeepEqual(rest(was.Exit), rest(is.Exit)) {
+		keys = append(keys, "exit")
+	}
+	return keys
+}
+
+// watch tells the service manager that the relay serves once answering is closed,
+// and that it lives as long as it answers its own commands: those ask for the same
+// locks as clients do, and need a descriptor and a turn of the processor.
+func (s *server) watch(ctx context.Context, answering <-chan struct{}) error {
+	select {
+	case <-answering:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := s.notify.Notify(systemd.Ready, systemd.Status("serves")); err != nil {
+		s.log.Warn("the service manager was not told", "err", err)
+	}
+	return s.notify.Watch(ctx, func(ctx context.Context) error {
+		return control.Call(ctx, s.dir.Socket(), "status", nil, nil)
+	}, s.log)
+}
