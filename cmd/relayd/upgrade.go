@@ -163,7 +163,10 @@ func (s *succession) upgrade(ctx context.Context, args upgradeArgs) (any, error)
 		return nil, err
 	}
 	s.next, s.limit = next, max(args.Within, 0)
-	return control.Then{Result: upgradeResult{next.PID()}, Do: func() { close(s.begun) }}, nil
+	return control.Then{Result: upgradeResult{next.PID()}, Do: func() {
+		s.leave(next) // first: a door that closes before would end the relay
+		close(s.begun)
+	}}, nil
 }
 
 // atDoor makes a part end when the new relay begins.
@@ -233,7 +236,6 @@ func (s *succession) run(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	s.leave(s.next)
 	s.doors.Wait()
 	err := s.notify.Notify(systemd.MainPID(s.next.PID()))
 	if err := errors.Join(err, s.next.Go()); err != nil {

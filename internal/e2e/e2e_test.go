@@ -98,12 +98,7 @@ func (o *output) String() string {
 // start runs a program until the test ends; it must then end in good order.
 func start(t *testing.T, dir, name string, args ...string) *program {
 	t.Helper()
-	p := &program{cmd: exec.Command(filepath.Join(bin, name), args...), dir: dir}
-	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.err
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	p := launch(t, dir, filepath.Join(bin, name), args...)
 	p.end = sync.OnceFunc(func() {
 		p.cmd.Process.Signal(syscall.SIGTERM)
 		killer := time.AfterFunc(15*time.Second, func() {
@@ -133,6 +128,38 @@ func (p *program) kill() {
 	p.killed = true
 	p.cmd.Process.Kill()
 	p.end()
+}
+
+// launch starts a program; the caller ends it.
+func launch(t *testing.T, dir, path string, args ...string) *program {
+	t.Helper()
+	p := &program{cmd: exec.Command(path, args...), dir: dir}
+	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.err
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// startUnjudged is start for a program of which the test looks at the log.
+func startUnjudged(t *testing.T, path string, args ...string) *program {
+	t.Helper()
+	p := launch(t, "", path, args...)
+	p.end = sync.OnceFunc(func() {
+		p.cmd.Process.Signal(syscall.SIGTERM)
+		killer := time.AfterFunc(15*time.Second, func() {
+			p.cmd.Process.Kill()
+			t.Errorf("%s did not end when asked to", path)
+		})
+		p.cmd.Wait()
+		killer.Stop()
+		if t.Failed() {
+			t.Logf("%s said:\n%s%s", path, &p.out, &p.err)
+		}
+	})
+	t.Cleanup(p.end)
+	return p
 }
 
 // command runs one of our programs to its end and returns its standard output.

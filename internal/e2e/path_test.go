@@ -18,6 +18,7 @@ type path struct {
 	ln     net.Listener
 	oneWay time.Duration // delay of each direction, and of the TCP handshake
 	record bool          // keep what passes; set before the first connection
+	from   net.IP        // the clients' address as the server sees it, if not nil
 	wg     sync.WaitGroup
 	over   chan struct{} // closed when the test ends
 
@@ -46,7 +47,13 @@ func (l *link) tape() (up, down []byte) {
 // newPath forwards to the address until the test ends.
 func newPath(t *testing.T, to string, oneWay time.Duration) *path {
 	t.Helper()
-	p := &path{to: to, oneWay: oneWay, links: make(map[*link]struct{}), over: make(chan struct{})}
+	return newPathFrom(t, nil, to, oneWay)
+}
+
+// newPathFrom is newPath with the clients' address as the server sees it.
+func newPathFrom(t *testing.T, from net.IP, to string, oneWay time.Duration) *path {
+	t.Helper()
+	p := &path{from: from, to: to, oneWay: oneWay, links: make(map[*link]struct{}), over: make(chan struct{})}
 	p.open(t, "127.0.0.1:0")
 	t.Cleanup(func() {
 		close(p.over)
@@ -103,7 +110,7 @@ func (p *path) serve(in *net.TCPConn) {
 	p.mu.Lock()
 	to := p.to
 	p.mu.Unlock()
-	c, err := net.Dial("tcp", to)
+	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: p.from}}).Dial("tcp", to)
 	if err != nil {
 		in.SetLinger(0)
 		return

@@ -16,6 +16,7 @@ import (
 type udpPath struct {
 	in     *net.UDPConn
 	to     *net.UDPAddr
+	from   net.IP      // as in path
 	silent atomic.Bool // nothing passes either way
 	wg     sync.WaitGroup
 
@@ -29,6 +30,12 @@ type udpPath struct {
 // until the test ends.
 func newUDPPath(t *testing.T, listen, to string) *udpPath {
 	t.Helper()
+	return newUDPPathFrom(t, nil, listen, to)
+}
+
+// newUDPPathFrom is newUDPPath with the clients' address as the server sees it.
+func newUDPPathFrom(t *testing.T, from net.IP, listen, to string) *udpPath {
+	t.Helper()
 	resolve := func(addr string) *net.UDPAddr {
 		a, err := net.ResolveUDPAddr("udp", addr)
 		if err != nil {
@@ -40,7 +47,7 @@ func newUDPPath(t *testing.T, listen, to string) *udpPath {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &udpPath{in: in, to: resolve(to), outside: map[string]*net.UDPConn{}}
+	p := &udpPath{from: from, in: in, to: resolve(to), outside: map[string]*net.UDPConn{}}
 	in.SetReadBuffer(4 << 20)
 	p.wg.Go(p.forward)
 	t.Cleanup(func() {
@@ -61,7 +68,7 @@ func (p *udpPath) forward() {
 		p.mu.Lock()
 		out := p.outside[from.String()]
 		if out == nil {
-			if out, err = net.DialUDP("udp", nil, p.to); err != nil {
+			if out, err = net.DialUDP("udp", &net.UDPAddr{IP: p.from}, p.to); err != nil {
 				p.mu.Unlock()
 				continue
 			}
