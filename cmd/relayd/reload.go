@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"reflect"
+	"regexp"
 	"strings"
 	"syscall"
 
@@ -57,19 +58,22 @@ func (s *server) reload(g *gate, out *exit.Exit) {
 	s.log.Info("settings and invites were read again")
 }
 
+var words = regexp.MustCompile(`([a-z])([A-Z])`)
+
 // live are the fields of the settings that a reload changes.
 func live(field string) bool { return field == "Exit" || field == "LogLevel" }
 
 // rest is what of the exit's settings a reload does not change.
 func rest(e config.Exit) config.Exit { return config.Exit{Source: e.Source, Relay: e.Relay} }
 
-// waits names the fields that differ and that only a new process takes.
+// waits names the fields that differ and that only a new process takes, as they are
+// written in relayd.toml.
 func waits(was, is *config.Relay) (keys []string) {
 	a, b := reflect.ValueOf(was).Elem(), reflect.ValueOf(is).Elem()
 	for i := range a.NumField() {
 		name := a.Type().Field(i).Name
 		if !live(name) && !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
-			keys = append(keys, strings.ToLower(name))
+			keys = append(keys, strings.ToLower(words.ReplaceAllString(name, "$1-$2")))
 		}
 	}
 	if !reflect.DeepEqual(rest(was.Exit), rest(is.Exit)) {
