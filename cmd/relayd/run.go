@@ -239,8 +239,8 @@ func (s *server) run(ctx context.Context) error {
 		serve.Review()
 	}
 	next.give = func(h *handover.Successor) error { return errors.Join(s.ports.give(h), h.Give(lockName, s.lock)) }
-	next.leave = func(l transport.Listener) {
-		serve.Drain(l)
+	next.drain = serve.Drain
+	next.leave = func() {
 		for _, c := range covered {
 			_ = c.Close()
 		}

@@ -130,7 +130,8 @@ type succession struct {
 	log     *slog.Logger
 	notify  *systemd.Notifier
 	give    func(*handover.Successor) error // all that is handed over
-	leave   func(transport.Listener)        // accepts nobody any more
+	drain   func(transport.Listener)        // makes no sessions any more
+	leave   func()                          // accepts nobody any more
 	status  func() any
 	reload  func()
 
@@ -164,7 +165,9 @@ func (s *succession) upgrade(ctx context.Context, args upgradeArgs) (any, error)
 	}
 	s.next, s.limit = next, max(args.Within, 0)
 	return control.Then{Result: upgradeResult{next.PID()}, Do: func() {
-		s.leave(next) // first: a door that closes before would end the relay
+		// In this order: the end of a listener ends a relay that does not drain, and
+		// the end of a part a program of which no other one has begun.
+		s.drain(next)
 		close(s.begun)
 	}}, nil
 }
@@ -236,6 +239,7 @@ func (s *succession) run(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	s.leave()
 	s.doors.Wait()
 	err := s.notify.Notify(systemd.MainPID(s.next.PID()))
 	if err := errors.Join(err, s.next.Go()); err != nil {

@@ -90,10 +90,9 @@ func TestNoTraces(t *testing.T) {
 	if err := unix.Mount(hosts, "/etc/hosts", "", unix.MS_BIND, ""); err != nil {
 		t.Fatal(err)
 	}
-	for _, level := range []string{"debug", "info", "warn", "error"} {
-		for _, way := range []string{"mirror", "quic"} {
-			t.Run(level+" "+way, func(t *testing.T) { testNoTraces(t, level, way) })
-		}
+	// What warn and error say is part of what info says.
+	for _, c := range [][2]string{{"debug", "mirror"}, {"debug", "quic"}, {"info", "mirror"}, {"info", "quic"}, {"warn", "mirror"}, {"error", "quic"}} {
+		t.Run(c[0]+" "+c[1], func(t *testing.T) { testNoTraces(t, c[0], c[1]) })
 	}
 }
 

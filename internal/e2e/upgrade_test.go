@@ -232,10 +232,12 @@ func TestUpgradeQUIC(t *testing.T) {
 // goes on with the new one. New settings count.
 func TestUpgradeEnds(t *testing.T) {
 	need(t, "curl")
-	r := startRelay(t, relayOptions{})
+	r := startRelay(t, relayOptions{quic: true})
+	first := r.running(t)
+	before := r.upgrade(t)
+	eventually(t, 15*time.Second, "an old relayd that nobody uses has ended", func() bool { return !lives(first.PID) })
 	c := startClient(t, r.invite)
 	origin := startOrigin(t)
-	before := r.running(t)
 	ends := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		w.(http.Flusher).Flush()
 		<-req.Context().Done() // the relay's end
