@@ -47,7 +47,7 @@ const loadMessage = 1000
 //	BUSEL_E2E_SOAK=30m go test -timeout 60m -run 'TestLoad$' ./internal/e2e
 //
 // the second with a reset of each carrier every minute on average. In a long form
-// memory must be flat after the first minute. They need 30,000 open files.
+// memory must be flat after the first minute. They need 15,000 open files.
 func TestLoad(t *testing.T) {
 	short := true
 	for variable, kills := range map[string]time.Duration{"BUSEL_E2E_LOAD": 0, "BUSEL_E2E_SOAK": time.Minute} {
@@ -69,14 +69,14 @@ func TestLoad(t *testing.T) {
 }
 
 func (l *load) run(t *testing.T) {
-	mayOpen(t, uint64(2*l.sessions*l.streams+10*l.sessions+1000))
-	const each = 8 // sessions of one invite
+	mayOpen(t, uint64(l.sessions*l.streams+4*l.sessions+1000)) // here and at the relay
+	const each = 8                                             // sessions of one invite
 	r := startRelay(t, relayOptions{})
 	invites := []string{r.invite}
 	for len(invites)*each < l.sessions {
 		invites = append(invites, strings.TrimSpace(command(t, "", "relayd", "invite", "-dir", r.dir)))
 	}
-	origin, err := flow.SplitHostPort(startEcho(t))
+	origin, err := flow.SplitHostPort(startManyEchoes(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,6 +153,38 @@ func (l *load) run(t *testing.T) {
 	t.Logf("in the end %d descriptors, %.1f MiB", descriptors(t, r.program), float64(resident(t, r.program))/(1<<20))
 }
 
+// startManyEchoes is startEcho with one descriptor for a connection: io.Copy between
+// two of them takes two more, for a pipe to splice through.
+func startManyEchoes(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err != nil {
+				t.Errorf("the origin: %v", err)
+				return
+			}
+			wg.Go(func() {
+				defer conn.Close()
+				io.Copy(struct{ io.Writer }{conn}, struct{ io.Reader }{conn})
+			})
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		wg.Wait()
+	})
+	return ln.Addr().String()
+}
+
 func mebibytes(all []int64) (m []int64) {
 	for i := 0; i < len(all); i += max(1, len(all)/20) {
 		m = append(m, all[i]>>20)
@@ -171,6 +203,7 @@ type crowd struct {
 	streams                sync.WaitGroup
 	stops                  []chan struct{} // of the streams of one session each
 	open, messages, resets atomic.Int64
+	undialled              atomic.Pointer[error] // why a dial failed last
 	failed                 atomic.Int64
 	failure                sync.Once
 	failedWith             error
@@ -189,6 +222,14 @@ func (a *crowd) fail(err error) {
 // opened waits until n streams have echoed once.
 func (a *crowd) opened(t *testing.T, n int) {
 	t.Helper()
+	defer func() {
+		if t.Failed() {
+			t.Logf("%d are", a.open.Load())
+			if err := a.undialled.Load(); err != nil {
+				t.Logf("a dial failed with: %v", *err)
+			}
+		}
+	}()
 	eventually(t, 60*time.Second, fmt.Sprintf("%d streams are open", n), func() bool {
 		a.check(t)
 		return int(a.open.Load()) >= n
@@ -269,6 +310,7 @@ func (c *loadClient) live(ctx context.Context, all *crowd) {
 		carrier, accept, err := c.dialer.Dial(ctx, c.route, o.Hello())
 		if err != nil {
 			o.Withdraw()
+			all.undialled.Store(&err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(50*time.Millisecond + rand.N(100*time.Millisecond)):
