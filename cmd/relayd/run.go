@@ -179,9 +179,9 @@ func (s *server) run(ctx context.Context) error {
 	}
 	rules := s.exitConfig(site)
 	aside, done := context.WithCancel(ctx)
-	onward, err := s.leave(aside, &rules)
-	if onward != nil {
-		defer onward.Wait()
+	next, err := s.leave(aside, &rules)
+	if next != nil {
+		defer next.Wait()
 	}
 	defer done()
 	if err != nil {
@@ -197,25 +197,25 @@ func (s *server) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	next := &succession{command: ownCommand(), log: s.log, notify: s.notify, begun: make(chan struct{})}
+	heir := &succession{command: ownCommand(), log: s.log, notify: s.notify, begun: make(chan struct{})}
 	var accepting []transport.Listener
 	for _, l := range covered {
-		accepting, parts = append(accepting, l), append(parts, next.inRoom(l.Run))
+		accepting, parts = append(accepting, l), append(parts, heir.inRoom(l.Run))
 	}
 	for _, l := range scrambled {
 		// Its port can have one reader only, so its carriers end, and clients go on over others.
-		accepting, parts = append(accepting, l), append(parts, next.atDoor(l.Run))
+		accepting, parts = append(accepting, l), append(parts, heir.atDoor(l.Run))
 	}
 	if len(covered) > 0 {
-		parts = append(parts, next.atDoor(learnCycle(site, covered, returned, s.log)))
+		parts = append(parts, heir.atDoor(learnCycle(site, covered, returned, s.log)))
 	}
 	if s.set.Cover != config.CoverBuiltin && len(covered) > 0 { // whose limits are known
-		parts = append(parts, next.atDoor(measureCover(site, covered, s.log)))
+		parts = append(parts, heir.atDoor(measureCover(site, covered, s.log)))
 	}
 	cfg := relay.Config{Listeners: accepting, Gate: gate, Book: book, Exit: out, Logger: s.log}
 	if s.elder != nil {
 		cfg.Elder = s.elder
-		parts = append(parts, s.elder.Run, next.after(s.elder.Gone()))
+		parts = append(parts, s.elder.Run, heir.after(s.elder.Gone()))
 	}
 	serve := relay.New(cfg)
 	report := func() status {
@@ -223,7 +223,7 @@ func (s *server) run(ctx context.Context) error {
 			PID: os.Getpid(), Version: cli.Version(),
 			Address: s.set.Address.String(), CoverName: s.set.CoverName,
 			UptimeS: int64(time.Since(started) / time.Second),
-			Relay:   serve.Stats(), Exit: out.Stats(), Next: nextState(onward), Draining: s.elderStatus(),
+			Relay:   serve.Stats(), Exit: out.Stats(), Next: nextState(next), Draining: s.elderStatus(),
 		}
 		for _, l := range covered {
 			st.Listeners = append(st.Listeners, l.Stats())
@@ -238,20 +238,20 @@ func (s *server) run(ctx context.Context) error {
 		s.reload(gate, out)
 		serve.Review()
 	}
-	next.give = func(h *handover.Successor) error { return errors.Join(s.ports.give(h), h.Give(lockName, s.lock)) }
-	next.drain = serve.Drain
-	next.leave = func() {
+	heir.give = func(h *handover.Successor) error { return errors.Join(s.ports.give(h), h.Give(lockName, s.lock)) }
+	heir.drain = serve.Drain
+	heir.leave = func() {
 		for _, c := range covered {
 			_ = c.Close()
 		}
 	}
-	next.status, next.reload = func() any { return report() }, reload
+	heir.status, heir.reload = func() any { return report() }, reload
 	ctl := &control.Server{Log: s.log, Handler: func(ctx context.Context, r control.Request) (any, error) {
 		switch r.Op {
 		case "status":
 			return report(), nil
 		case "upgrade":
-			return next.handle(ctx, r.Args)
+			return heir.handle(ctx, r.Args)
 		case opInvites:
 			st := invitesOf(gate.ledger.Load(), &s.set, func(id state.InviteID) uint64 {
 				if id == quota.Everybody {
@@ -296,7 +296,7 @@ func (s *server) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		parts = append(parts, next.atDoor(func(ctx context.Context) error {
+		parts = append(parts, heir.atDoor(func(ctx context.Context) error {
 			return metrics.Serve(ctx, opened.socket, func() []metrics.Metric {
 				st := report()
 				return st.metrics()
@@ -304,12 +304,12 @@ func (s *server) run(ctx context.Context) error {
 		}))
 	}
 	answering := make(chan struct{})
-	parts = append(parts, next.inRoom(serve.Run), next.inRoom(book.Run), next.run,
-		next.atDoor(func(ctx context.Context) error {
+	parts = append(parts, heir.inRoom(serve.Run), heir.inRoom(book.Run), heir.run,
+		heir.atDoor(func(ctx context.Context) error {
 			return ctl.Serve(ctx, s.dir.Socket(), func() { close(answering) })
 		}),
-		next.atDoor(func(ctx context.Context) error { return s.watch(ctx, answering) }),
-		next.atDoor(func(ctx context.Context) error { return s.reloads(ctx, reload) }),
+		heir.atDoor(func(ctx context.Context) error { return s.watch(ctx, answering) }),
+		heir.atDoor(func(ctx context.Context) error { return s.reloads(ctx, reload) }),
 		func(ctx context.Context) error { return cli.ReleaseWhenIdle(ctx, moved) },
 	)
 	s.log.Info("relay starts", "cover", s.coverKind())
