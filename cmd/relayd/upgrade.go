@@ -241,7 +241,7 @@ func (s *succession) run(ctx context.Context) error {
 	}
 	s.leave()
 	s.doors.Wait()
-	err := s.notify.Notify(systemd.MainPID(s.next.PID()))
+	err := s.notify.NotifyHeard(systemd.MainPID(s.next.PID()))
 	if err := errors.Join(err, s.next.Go()); err != nil {
 		s.log.Error("the new relayd was not told to begin", "err", err)
 	}

@@ -31,6 +31,7 @@ func Status(text string) string { return "STATUS=" + strings.ReplaceAll(text, "\
 // Notifier is the way to the service manager. The zero value has none.
 type Notifier struct {
 	send  func(text string) error
+	heard func() error  // returns when all that was sent is read
 	every time.Duration // within which it wants a sign of life; 0 is never
 }
 
@@ -40,7 +41,7 @@ func New(lookup func(string) (string, bool)) *Notifier {
 	if !strings.HasPrefix(addr, "/") && !strings.HasPrefix(addr, "@") {
 		return new(Notifier)
 	}
-	n := &Notifier{send: func(text string) error {
+	n := &Notifier{heard: func() error { return barrier(addr) }, send: func(text string) error {
 		c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: addr, Net: "unixgram"})
 		if err != nil {
 			return err
@@ -63,6 +64,18 @@ func (n *Notifier) Notify(states ...string) error {
 		return nil
 	}
 	if err := n.send(strings.Join(states, "\n")); err != nil {
+		return fmt.Errorf("service manager: %w", err)
+	}
+	return nil
+}
+
+// NotifyHeard is Notify that returns when the service manager has read the states, so
+// that the program may end.
+func (n *Notifier) NotifyHeard(states ...string) error {
+	if err := n.Notify(states...); err != nil || n.heard == nil {
+		return err
+	}
+	if err := n.heard(); err != nil {
 		return fmt.Errorf("service manager: %w", err)
 	}
 	return nil
