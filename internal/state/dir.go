@@ -141,6 +141,12 @@ func (d *Dir) lockFile(name string, wait bool) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if info, err := f.Stat(); err == nil && info.Size() == 0 { // else it is no lock of ours
+		if err := d.own(f); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
 	if err := lock(f, wait); err != nil {
 		f.Close()
 		return nil, err
@@ -212,7 +218,7 @@ func (d *Dir) writeTemp(name string, data []byte) error {
 		return err
 	}
 	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
+	return errors.Join(err, d.own(f), f.Sync(), f.Close())
 }
 
 // syncDir makes a rename survive a power cut where the system can do that.
