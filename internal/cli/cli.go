@@ -197,10 +197,15 @@ func (c *Command) help(w io.Writer, program string, fs *flag.FlagSet) {
 	fs.PrintDefaults()
 }
 
+// release is the version that the linker was told by scripts/release.
+var release string
+
 // Version is the program's version and how it was built.
 func Version() string {
 	version, revision := "unknown", ""
-	if info, ok := debug.ReadBuildInfo(); ok {
+	if release != "" {
+		version = release
+	} else if info, ok := debug.ReadBuildInfo(); ok {
 		version = info.Main.Version
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" {
