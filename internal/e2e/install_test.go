@@ -1,0 +1,158 @@
+//go:build linux
+
+package e2e
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// release lays out the programs as scripts/release does.
+func release(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "release")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var sums strings.Builder
+	for name, from := range map[string]string{
+		"relayd": bin, "client": bin, "origin": bin, "install-relay": "../../scripts", "busel-relay.service": "../../scripts",
+	} {
+		data, err := os.ReadFile(filepath.Join(from, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&sums, "%x  %s\n", sha256.Sum256(data), name)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "SHA256SUMS"), []byte(sums.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// The unit gives a relay what it needs and little else.
+func TestUnitIsHardened(t *testing.T) {
+	need(t, "systemd-analyze")
+	out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20", "../../scripts/busel-relay.service").CombinedOutput()
+	if err != nil { // above 2.0
+		t.Errorf("%v\n%s", err, out)
+	}
+	if !strings.Contains(string(out), "Overall exposure level") {
+		t.Errorf("no judgment:\n%s", out)
+	}
+}
+
+// The installer's refusals, an installation from an archive, an upgrade and
+// -remove, in an overlay over this machine: nothing of it is touched.
+func TestInstallHere(t *testing.T) {
+	need(t, "unshare", "systemctl", "setpriv", "useradd")
+	if os.Geteuid() != 0 {
+		t.Skip("an installation needs root")
+	}
+	if _, err := os.Stat("/var/lib/busel"); err == nil {
+		t.Skip("a relay is installed on this machine")
+	}
+	dir, err := os.MkdirTemp("/dev/shm", "busel-install-") // no overlay over an overlay
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for _, name := range []string{"up", "work", "root", "release"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.CopyFS(filepath.Join(dir, "release", "busel"), os.DirFS(release(t))); err != nil {
+		t.Fatal(err)
+	}
+	script, err := os.ReadFile("testdata/install-here.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "release", "trial"), script, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// The inner shell has a network of its own, in which one port is taken.
+	cmd := exec.Command("unshare", "--mount", "--net", "--pid", "--fork", "sh", "-ec", `
+cd "$1"
+mount -t overlay overlay -o lowerdir=/,upperdir=up,workdir=work root || exit 77
+mount -t proc proc root/proc
+mount --bind /dev root/dev
+mount -t tmpfs tmpfs root/tmp
+mkdir root/tmp/release
+mount --bind release root/tmp/release
+mount -t tmpfs tmpfs root/run
+ip link set lo up
+python3 -c 'import socket,time; s=socket.create_server(("127.0.0.1", 8081)); print(flush=True); time.sleep(100)' >root/tmp/taken &
+while ! [ -s root/tmp/taken ]; do :; done
+RELEASE=/tmp/release/busel PORT=8081 chroot root /tmp/release/trial`, "sh", dir)
+	cmd.Env = append(os.Environ(), "TMPDIR=/tmp")
+	out, err := cmd.CombinedOutput()
+	if e, ok := err.(*exec.ExitError); ok && e.ExitCode() == 77 {
+		t.Skipf("this machine mounts no overlay over itself: %s", out)
+	}
+	if err != nil || !strings.HasSuffix(string(out), "whole\n") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// A fresh Debian, booted in a container without a network: the installer makes a
+// relay that a client uses, and -remove leaves nothing. It costs a minute and more,
+// and Debian's packages, so it runs when asked: BUSEL_E2E_DEBIAN is a folder in
+// which debootstrap's root is kept for the next time.
+func TestInstallDebian(t *testing.T) {
+	home := os.Getenv("BUSEL_E2E_DEBIAN")
+	if home == "" {
+		t.Skip("BUSEL_E2E_DEBIAN is not set")
+	}
+	for _, p := range []string{"debootstrap", "systemd-nspawn"} {
+		if _, err := exec.LookPath(p); err != nil {
+			t.Fatalf("%s is not installed: apt-get install debootstrap systemd-container", p)
+		}
+	}
+	root := filepath.Join(home, "root")
+	if _, err := os.Stat(filepath.Join(root, "usr/bin/curl")); err != nil {
+		if out, err := exec.Command("debootstrap", "--variant=minbase", "--include=systemd,systemd-sysv,iproute2,curl", "bookworm", root, "http://deb.debian.org/debian").CombinedOutput(); err != nil {
+			t.Fatalf("debootstrap: %v\n%s", err, out)
+		}
+	}
+	trial := t.TempDir()
+	if err := os.CopyFS(filepath.Join(trial, "release"), os.DirFS(release(t))); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"trial.service": "[Unit]\nAfter=multi-user.target\n[Service]\nExecStart=/trial/run\n",
+		"run":           "",
+	} {
+		if text == "" {
+			data, err := os.ReadFile("testdata/install-debian.sh")
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = string(data)
+		}
+		if err := os.WriteFile(filepath.Join(trial, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin := time.Now()
+	boot := exec.Command("timeout", "300", "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network",
+		"--directory="+root, "--volatile=overlay", "--bind="+trial+":/trial",
+		"--bind-ro="+filepath.Join(trial, "trial.service")+":/etc/systemd/system/trial.service",
+		"--boot", "systemd.wants=trial.service", "systemd.mask=console-getty.service")
+	console, err := boot.CombinedOutput()
+	log, _ := os.ReadFile(filepath.Join(trial, "log"))
+	if err != nil || !strings.HasSuffix(string(log), "whole\n") {
+		t.Fatalf("%v\n%s\n%s", err, console, log)
+	}
+	t.Logf("booted and done in %v\n%s", time.Since(begin), log)
+}

@@ -1,0 +1,57 @@
+#!/bin/bash
+# The installer in an overlay over this machine, without systemd running and without
+# a network. RELEASE is the release's folder; PORT a port that is taken.
+set -euo pipefail
+cd /
+
+fail() { echo "FAIL: $*"; exit 1; }
+state() { find /etc /usr/local/bin /usr/local/lib /usr/local/sbin /var/lib -xdev ! -name '*-' ! -path '/etc/.pwd.lock' -printf '%p %M %u %l\n' | sort; }
+nothing() { state | diff /tmp/before - || fail "$1 left something"; }
+# refused STATUS TEXT COMMAND...
+refused() {
+  local want=$1 text=$2 status=0; shift 2
+  "$@" >/tmp/out 2>&1 </dev/null || status=$?
+  [ $status = "$want" ] || { cat /tmp/out; fail "$*: status $status, want $want"; }
+  grep -q -- "$text" /tmp/out || { cat /tmp/out; fail "$*: no \"$text\""; }
+}
+
+install=$RELEASE/install-relay
+state >/tmp/before
+
+refused 1 'no relay is installed here' "$install" -remove
+refused 2 'address is needed' "$install"
+refused 2 'no address and port' "$install" -address 198.51.100.7
+refused 2 'no flag -adress' "$install" -adress 198.51.100.7:443
+refused 1 "another program has tcp port $PORT" "$install" -address "198.51.100.7:$PORT"
+refused 1 'no release for Linux' "$install" -from /etc -address 198.51.100.7:443
+refused 1 'what was installed so far is undone' "$install" -address 198.51.100.7:443 -cover builtin -cover-name 'Not a name'
+cp -r "$RELEASE" /tmp/damaged
+printf x >>/tmp/damaged/busel-relay.service
+refused 1 'is damaged' "$install" -from /tmp/damaged -address 198.51.100.7:443
+nothing "an installation that was refused"
+
+# From an archive, as it is downloaded.
+mkdir /tmp/archive
+tar -C "$(dirname "$RELEASE")" -czf /tmp/archive/release.tar.gz "$(basename "$RELEASE")"
+"$install" -from /tmp/archive/release.tar.gz -address 198.51.100.7:443 --cover builtin >/tmp/out 2>&1 </dev/null || { cat /tmp/out; fail "not installed"; }
+grep -q '^busel:' /tmp/out || fail "no invite"
+grep -q 'at the next boot' /tmp/out || fail "not said when it starts"
+[ -L /etc/systemd/system/multi-user.target.wants/busel-relay.service ] || fail "not enabled"
+[ "$(stat -c '%U %a' /var/lib/busel)" = "busel 700" ] || fail "the directory is not the user's alone"
+[ -z "$(find /var/lib/busel ! -user busel)" ] || fail "files of another user"
+
+# Root's commands find the relay, and what they write is the service's.
+relayd invite -name anna >/dev/null || fail "no further invite"
+[ -z "$(find /var/lib/busel ! -user busel)" ] || fail "root's command left a file of root's"
+
+# Again: refused with an address, an upgrade without.
+refused 1 'installed here already' "$install" -address 198.51.100.7:443
+sum=$(sha256sum /var/lib/busel/relay.key /var/lib/busel/relayd.toml)
+printf old >/usr/local/bin/relayd
+/usr/local/lib/busel/install-relay -from "$RELEASE" >/tmp/out 2>&1 || { cat /tmp/out; fail "not upgraded"; }
+[ "$sum" = "$(sha256sum /var/lib/busel/relay.key /var/lib/busel/relayd.toml)" ] || fail "the upgrade changed keys or settings"
+relayd -version >/dev/null || fail "the program was not replaced"
+
+/usr/local/lib/busel/install-relay -remove </dev/null >/dev/null || fail "not removed"
+nothing "-remove"
+echo whole
