@@ -38,7 +38,8 @@ loopback:
 
   relayd init -address 198.51.100.7:443 -cover 127.0.0.1:8443 -cover-name news.example.org
 
-Fitting settings for nginx are then left in the directory, as cover-nginx.conf.
+Fitting settings for either are then left in the directory, as cover-nginx.conf and
+cover-caddy.conf.
 A directory that already holds a relay is left as it is.`,
 		Flags: func(flags *flag.FlagSet) cli.Action {
 			dir := dirFlag(flags)
@@ -92,10 +93,10 @@ func initRelay(ctx context.Context, std cli.Std, path, address, coverAddr, cover
 		fmt.Fprintln(std.Err, "relayd: warning: the cover is somebody else's site: at most 20 connections at a time, and a censor can compare its addresses with this one; your own domain on this machine is better")
 	}
 	if ownServer(&set) {
-		if err := dir.Write(nginxFile, []byte(nginxSnippet(&set))); err != nil {
+		if err := errors.Join(dir.Write(nginxFile, []byte(nginxSnippet(&set))), dir.Write(caddyFile, []byte(caddySnippet(&set)))); err != nil {
 			return err
 		}
-		fmt.Fprintf(std.Err, "relayd: settings for nginx as its cover site are in %s there\n", nginxFile)
+		fmt.Fprintf(std.Err, "relayd: settings for nginx as its cover site are in %s there, for Caddy in %s\n", nginxFile, caddyFile)
 	}
 	in, err := newInvite(ctx, dir, &set, "", 0, state.Limits{})
 	if err != nil {

@@ -7,6 +7,7 @@
 //	relayd invites [-dir DIR] [-json]
 //	relayd limit  [-dir DIR] [-quota 50GB] [-rate 10Mbit] [-devices 3] NAME
 //	relayd revoke [-dir DIR] NAME
+//	relayd check  [-dir DIR] [-cover HOST:PORT] [-long] [-json]
 //	relayd status [-dir DIR] [-json]
 //	relayd upgrade [-dir DIR] [-within 12h]
 //
@@ -37,7 +38,7 @@ func program() *cli.Program {
 		Commands: []cli.Command{
 			initCommand(), runCommand(), upgradeCommand(), inviteCommand(),
 			invitesCommand(), limitCommand(), revokeCommand(),
-			cli.NotYet("check", "is everything fit for use"),
+			checkCommand(),
 			statusCommand(),
 		},
 	}

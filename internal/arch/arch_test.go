@@ -42,6 +42,7 @@ var layers = []layer{
 	{"internal/network", nil, "what the system says of its network; knows nothing of what it is for"},
 	{"internal/memory", []string{"internal/network"}, "what is known of routes, by names that it does not know the meaning of"},
 	{"internal/cover", nil, "the built-in site is a web server that knows nothing of the tunnel"},
+	{"internal/checkup", []string{"transport", "transport/mirror"}, "judges facts; visits covers as any visitor does"},
 	{"internal/exit", []string{"internal/flow", "transport"}, "implements flow.Opener; works without any tunnel"},
 	{"internal/front", []string{"internal/flow"}, "uses flow.Opener; works without any tunnel"},
 	{"internal/relay", []string{"internal/flow", "internal/quota", "internal/wire", "internal/session", "transport"}, "joins any listener to any opener, the exit among them"},

@@ -9,8 +9,12 @@ import (
 	"busel/internal/flow"
 )
 
-// nginxFile is where init leaves settings for the volunteer's own nginx.
-const nginxFile = "cover-nginx.conf"
+// nginxFile and caddyFile are where init leaves settings for the volunteer's own
+// web server.
+const (
+	nginxFile = "cover-nginx.conf"
+	caddyFile = "cover-caddy.conf"
+)
 
 // ownServer reports whether the cover is the volunteer's web server on loopback.
 func ownServer(set *config.Relay) bool {
@@ -23,13 +27,7 @@ func ownServer(set *config.Relay) bool {
 // them come from the relay, no record of them, and nginx's usual idle limit. It
 // suits nginx from 1.18 on.
 func nginxSnippet(set *config.Relay) string {
-	host, port, _ := net.SplitHostPort(set.Cover) // was parsed before
-	listen := set.Cover
-	if ip, err := netip.ParseAddr(host); err != nil {
-		listen = "127.0.0.1:" + port // localhost
-	} else if ip.Is6() {
-		listen = net.JoinHostPort(ip.String(), port)
-	}
+	host, port := loopback(set)
 	return fmt.Sprintf(`# A cover site for a Busel relay: put this file where nginx looks for sites, such
 # as /etc/nginx/conf.d/, name your certificate and folder below, then
 #
@@ -62,5 +60,50 @@ server {
     root /var/www/html;
     index index.html;
 }
-`, listen, set.CoverName)
+`, net.JoinHostPort(host, port), set.CoverName)
+}
+
+// loopback is where the cover listens, localhost resolved.
+func loopback(set *config.Relay) (host, port string) {
+	host, port, _ = net.SplitHostPort(set.Cover) // was parsed before
+	if _, err := netip.ParseAddr(host); err != nil {
+		host = "127.0.0.1"
+	}
+	return host, port
+}
+
+// caddySnippet are settings with which Caddy, from 2.6 on, makes a good cover: no
+// HTTP/3, since UDP of the port is the relay's; redirects to port 443, not to its own;
+// and certificates by way of the relay, which passes the authority's visit on
+// (TLS-ALPN-01), or by port 80.
+func caddySnippet(set *config.Relay) string {
+	host, port := loopback(set)
+	return fmt.Sprintf(`# A cover site for a Busel relay: put this into /etc/caddy/Caddyfile, name your
+# folder below, then
+#
+#   systemctl reload caddy
+#
+# Caddy fetches the certificate by itself as soon as the relay runs. It writes no
+# record of visits unless it is told to by "log"; leave it so, and set no limits or
+# bans by address: every visit comes from the relay's.
+
+{
+	https_port %[2]s
+	auto_https disable_redirects
+	servers %[4]s {
+		protocols h1 h2
+	}
+}
+
+https://%[3]s {
+	bind %[1]s
+	root * /var/www/html
+	file_server
+	encode gzip
+}
+
+http://%[3]s {
+	redir https://{host}{uri} permanent
+}
+`, host, port, set.CoverName, net.JoinHostPort(host, port))
 }
