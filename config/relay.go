@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +28,8 @@ type Relay struct {
 	CoverName  string    // the name, or IP address, that clients ask the cover for
 	Transports []string  // in order of preference
 	QUICPorts  Ports     // UDP ports of QUIC that looks like nothing; zero for those of Listen
+	Site       string    // folder that the built-in cover shows; "" is a site that it makes up
+	ACME       ACME
 	Exit       Exit
 	Limits     Limits
 	LogLevel   slog.Level
@@ -70,6 +74,16 @@ func parsePorts(text string) (Ports, error) {
 	return Ports{uint16(low), uint16(high)}, nil
 }
 
+// ACME says where the built-in cover has its certificate from.
+type ACME struct {
+	Directory string // URL; "" means that it is self-made
+	Email     string // may be empty
+	HTTP      string // host:port of plain HTTP, for http-01 and redirections; "" means none
+}
+
+// LetsEncrypt is what "letsencrypt" stands for as a directory.
+const LetsEncrypt = "https://acme-v02.api.letsencrypt.org/directory"
+
 // Borrowed reports whether the cover is somebody else's host. A client then
 // waits for the relay's proof before its first covert byte (docs/PROTOCOL.md).
 // Own is the built-in cover, one on this machine or its private network, and
@@ -94,7 +108,7 @@ type relayFile struct {
 		Cover      string   `toml:"cover"`
 		CoverName  string   `toml:"cover-name"`
 		Transports []string `toml:"transports"`
-		Site       later    `toml:"site"` // folder of the built-in cover
+		Site       string   `toml:"site"` // folder of the built-in cover
 		QUICPorts  string   `toml:"quic-ports"`
 	} `toml:"relay"`
 	Exit   exitFile   `toml:"exit"`
@@ -105,7 +119,11 @@ type relayFile struct {
 	Metrics struct {
 		Listen string `toml:"listen"`
 	} `toml:"metrics"`
-	ACME later `toml:"acme"`
+	ACME struct {
+		Directory string `toml:"directory"`
+		Email     string `toml:"email"`
+		HTTP      string `toml:"http"`
+	} `toml:"acme"`
 }
 
 // defaultRelayFile holds the defaults of relayd.toml (DESIGN.md section 11).
@@ -115,6 +133,7 @@ func defaultRelayFile() *relayFile {
 	f := new(relayFile)
 	f.Relay.Transports = []string{"mirror", "quic"}
 	f.Exit.Only = onlyAll
+	f.ACME.HTTP = ":80"
 	f.Log.Level = "info"
 	return f
 }
@@ -215,6 +234,12 @@ func (d *decoder) relay(f *relayFile) Relay {
 	}
 
 	r.QUICPorts = d.quicPorts(f.Relay.QUICPorts, &r)
+	if r.Site = f.Relay.Site; r.Site != "" && !path.IsAbs(r.Site) {
+		d.fault("relay.site", fmt.Sprintf("%q is no absolute path", r.Site), `write site = "/var/www/html"`)
+	} else if r.Site != "" && r.Cover != CoverBuiltin {
+		d.fault("relay.site", "only the built-in cover shows a folder", `write cover = "builtin", or remove site`)
+	}
+	r.ACME = d.acme(f, &r)
 	r.Exit = d.exit(&f.Exit)
 	r.Limits = d.limits(&f.Limits)
 	r.LogLevel = d.level(f.Log.Level)
@@ -261,6 +286,32 @@ func checkMetrics(text string) error {
 		return fmt.Errorf("%q is not an address of loopback", text)
 	}
 	return nil
+}
+
+func (d *decoder) acme(f *relayFile, r *Relay) ACME {
+	a := ACME{Directory: f.ACME.Directory, Email: f.ACME.Email, HTTP: f.ACME.HTTP}
+	if a.Directory == "letsencrypt" {
+		a.Directory = LetsEncrypt
+	}
+	if a.Directory == "" {
+		return a
+	}
+	const hint = `write directory = "letsencrypt", or the https address of another authority's directory`
+	if u, err := url.Parse(a.Directory); err != nil || u.Scheme != "https" || u.Host == "" {
+		d.fault("acme.directory", fmt.Sprintf("%q is no https address", a.Directory), hint)
+	}
+	if r.Cover != CoverBuiltin && r.Cover != "" {
+		d.fault("acme.directory", "only the built-in cover fetches certificates", `write cover = "builtin", or remove [acme]: your web server has its own`)
+	}
+	if strings.ContainsAny(a.Email, " ,\n") || a.Email != "" && !strings.Contains(a.Email, "@") {
+		d.fault("acme.email", fmt.Sprintf("%q is no mail address", a.Email), `write email = "you@example.org", or leave it empty`)
+	}
+	if a.HTTP != "" {
+		if err := checkListen(a.HTTP); err != nil {
+			d.fault("acme.http", err.Error(), `write http = ":80", or "" for none`)
+		}
+	}
+	return a
 }
 
 func (d *decoder) prefixes(key string, texts []string) []netip.Prefix {
@@ -403,6 +454,22 @@ transports = %s
 # web server. "" is no range. Fresh invites are needed when this changes.
 quic-ports = %q
 
+# A folder with a web site, which the built-in cover then shows: index.html and what
+# belongs to it. Empty: a small site that is made up, another one for each relay.
+site = %q
+
+[acme]
+# Where the built-in cover has its certificate from: "letsencrypt", or the address of
+# another authority's directory, whose terms you agree to. cover-name must be a name
+# that leads here (or this machine's address, where the authority takes those). Empty:
+# a self-made certificate, which invites pin, so fresh invites are needed when this
+# changes.
+directory = %q
+# Where the authority may write to; it need not.
+email = %q
+# Plain HTTP, for proofs to the authority and for visitors, who are sent to https.
+http = %q
+
 [exit]
 # Addresses that clients may reach through this relay although they are denied
 # by default (private networks, this machine, port 25 stays closed), and
@@ -445,6 +512,7 @@ level = %q
 # "unix:/run/busel/metrics.sock". Empty is nowhere. Nobody else should reach it.
 listen = %q
 `, r.Address.String(), list(r.Listen), r.Cover, r.CoverName, list(r.Transports), r.QUICPorts.String(),
+		r.Site, r.ACME.Directory, r.ACME.Email, r.ACME.HTTP,
 		prefixes(r.Exit.Allow), prefixes(r.Exit.Deny), r.Exit.only(), list(r.Exit.Names), list(sources), r.Exit.relayText(),
 		r.Limits.Monthly.String(), r.Limits.Rate.String(), strings.ToLower(r.LogLevel.String()), r.Metrics)
 	return []byte(b.String())

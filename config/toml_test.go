@@ -79,10 +79,12 @@ func TestFixturesSetEveryField(t *testing.T) {
 	want := Relay{
 		Address:    flow.Addr{Name: "relay.example.net", Port: 8443},
 		Listen:     []string{"198.51.100.7:8443", "[2001:db8::7]:8443"},
-		Cover:      "127.0.0.1:9443",
+		Cover:      CoverBuiltin,
 		CoverName:  "news.example.org",
 		Transports: []string{"quic", "mirror"},
 		QUICPorts:  Ports{40000, 40015},
+		Site:       "/srv/www",
+		ACME:       ACME{"https://ca.example.org/directory", "post@example.org", "198.51.100.7:8080"},
 		Exit: Exit{
 			Allow: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("2001:db8::7/128")},
 			Deny:  []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
@@ -122,9 +124,33 @@ func TestDefaults(t *testing.T) {
 	want := Relay{
 		Address: flow.Addr{IP: netip.MustParseAddr("198.51.100.7"), Port: 443}, Listen: []string{":443"},
 		Cover: "www.example.org:443", CoverName: "www.example.org", Transports: []string{"mirror", "quic"},
+		ACME: ACME{HTTP: ":80"},
 	}
 	if !reflect.DeepEqual(r, want) {
 		t.Errorf("relay: got %+v, want %+v", r, want)
+	}
+}
+
+// The built-in cover's settings are refused where they would do nothing.
+func TestBuiltinFaults(t *testing.T) {
+	for _, tt := range []struct{ cover, more, want, hint string }{
+		{"builtin", "site = \"www\"", "relay.site: \"www\" is no absolute path", "/var/www"},
+		{"127.0.0.1:8443", "site = \"/srv/www\"", "relay.site: only the built-in cover", "builtin"},
+		{"127.0.0.1:8443", "[acme]\ndirectory = \"letsencrypt\"", "acme.directory: only the built-in cover", "remove [acme]"},
+		{"builtin", "[acme]\ndirectory = \"http://ca.example.org/\"", "acme.directory: \"http://ca.example.org/\" is no https", "letsencrypt"},
+		{"builtin", "[acme]\ndirectory = \"letsencrypt\"\nemail = \"anna\"", "acme.email: \"anna\" is no mail", "leave it empty"},
+		{"builtin", "[acme]\ndirectory = \"letsencrypt\"\nhttp = \"80\"", "acme.http: \"80\" is no address and port", ":80"},
+	} {
+		text := "[relay]\naddress = \"198.51.100.7:443\"\ncover = \"" + tt.cover + "\"\ncover-name = \"a.example\"\n" + tt.more
+		_, err := ParseRelay("r", []byte(text))
+		faults, _ := errors.AsType[Errors](err)
+		if len(faults) != 1 || !strings.Contains(faults[0].Error(), tt.want) || !strings.Contains(faults[0].Hint, tt.hint) {
+			t.Errorf("%s: got %v", tt.more, err)
+		}
+	}
+	r, err := ParseRelay("r", []byte("[relay]\naddress = \"198.51.100.7:443\"\ncover = \"builtin\"\ncover-name = \"a.example\"\n[acme]\ndirectory = \"letsencrypt\""))
+	if err != nil || r.ACME.Directory != LetsEncrypt {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"busel/config"
+	"busel/internal/acme"
 	"busel/internal/checkup"
 	"busel/internal/cli"
 	"busel/internal/control"
@@ -126,7 +127,10 @@ func (c *checker) relay(ctx context.Context, path string) ([]checkup.Finding, er
 	}
 	f := &checkup.Facts{
 		Kind: kindOf(&set), Name: set.CoverName, Now: c.now,
-		Host: set.Address.Host(), UDP: slices.Contains(set.Transports, quic.Kind),
+		Authority: set.ACME.Directory != "", Host: set.Address.Host(), UDP: slices.Contains(set.Transports, quic.Kind),
+	}
+	if why, err := dir.Read(acme.ErrorFile); f.Authority && err == nil {
+		f.Refusal = strings.TrimSuffix(strings.Join(strings.Fields(string(why)), " "), ".")
 	}
 	err = control.Call(ctx, dir.Socket(), "status", nil, new(json.RawMessage))
 	f.Running = err == nil

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"path/filepath"
 	"time"
 
 	"busel/config"
@@ -32,9 +33,12 @@ will reach this machine, and the web site that everyone else will see there:
 
   relayd init -address 198.51.100.7:443 -cover builtin
 
-uses a small site that relayd serves itself; good for trying out. Better is your
-own site, with a domain that points to this machine, served by nginx or Caddy on
-loopback:
+uses a small site that relayd serves itself; good for trying out. With a domain
+that points to this machine it is as good as any site:
+
+  relayd init -address 198.51.100.7:443 -cover builtin -cover-name news.example.org -acme letsencrypt
+
+Better is your own site, served by nginx or Caddy on loopback:
 
   relayd init -address 198.51.100.7:443 -cover 127.0.0.1:8443 -cover-name news.example.org
 
@@ -46,6 +50,10 @@ A directory that already holds a relay is left as it is.`,
 			address := flags.String("address", "", "`host:port` where clients reach this relay")
 			cover := flags.String("cover", "", "`host:port` of the cover site, or builtin")
 			coverName := flags.String("cover-name", "", "`name` of the cover site, as in its certificate (default: the cover's host name, else the first name in its certificate)")
+			var built builtinFlags
+			flags.StringVar(&built.authority, "acme", "", "with -cover builtin and a -cover-name that leads here: get its certificate from letsencrypt, or from the authority whose directory has this `URL`; you agree to its terms")
+			flags.StringVar(&built.email, "email", "", "`address` where that authority may write to")
+			flags.StringVar(&built.site, "site", "", "with -cover builtin: `folder` with the web site to show (default: a small one that is made up)")
 			return func(ctx context.Context, std cli.Std, args []string) error {
 				switch {
 				case len(args) > 0:
@@ -53,13 +61,19 @@ A directory that already holds a relay is left as it is.`,
 				case *address == "" || *cover == "":
 					return &cli.UsageError{Reason: "-address and -cover are needed"}
 				}
-				return initRelay(ctx, std, *dir, *address, *cover, *coverName)
+				return initRelay(ctx, std, *dir, *address, *cover, *coverName, built)
 			}
 		},
 	}
 }
 
-func initRelay(ctx context.Context, std cli.Std, path, address, coverAddr, coverName string) error {
+// builtinFlags are those of the built-in cover.
+type builtinFlags struct{ authority, email, site string }
+
+func initRelay(ctx context.Context, std cli.Std, path, address, coverAddr, coverName string, built builtinFlags) error {
+	if built.authority != "" && coverName == "" {
+		return &cli.UsageError{Reason: "-acme needs -cover-name: the domain, or the address, that the certificate is for"}
+	}
 	if coverName == "" {
 		var err error
 		if coverName, err = nameOfCover(ctx, coverAddr); err != nil {
@@ -68,6 +82,15 @@ func initRelay(ctx context.Context, std cli.Std, path, address, coverAddr, cover
 	}
 	set, err := config.NewRelay(address, coverAddr, coverName)
 	if err != nil {
+		return err
+	}
+	if built.site != "" {
+		if built.site, err = filepath.Abs(built.site); err != nil {
+			return err
+		}
+	}
+	set.Site, set.ACME.Directory, set.ACME.Email = built.site, built.authority, built.email
+	if set, err = config.ParseRelay("-acme, -email, -site", set.TOML()); err != nil {
 		return err
 	}
 	dir, err := openDir(path)
@@ -104,6 +127,9 @@ func initRelay(ctx context.Context, std cli.Std, path, address, coverAddr, cover
 	}
 	if err := cli.PrintInvite(std, in, ""); err != nil {
 		return err
+	}
+	if set.ACME.Directory != "" {
+		fmt.Fprintf(std.Err, "relayd: the invite works once %s has its certificate, which relayd fetches when it runs\n", set.CoverName)
 	}
 	fmt.Fprintln(std.Err, "relayd: give this invite to one person; start the relay with: relayd run")
 	return nil

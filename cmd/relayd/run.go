@@ -421,6 +421,19 @@ func (s *server) builtin(ctx context.Context, secret []byte, site *mirror.Cover,
 		return nil, err
 	}
 	cfg := cover.Config{Name: s.set.CoverName, Certificate: cert, Seed: [32]byte(seed), Logger: s.log}
+	var certified func(context.Context) error
+	if s.set.ACME.Directory != "" {
+		if cfg.TLS, certified, err = s.certified(cert); err != nil {
+			return nil, err
+		}
+	}
+	if s.set.Site != "" {
+		folder, err := os.OpenRoot(s.set.Site)
+		if err != nil {
+			return nil, cli.Hint(fmt.Errorf("the folder of the site: %w", err), "site in relayd.toml names it; the user that relayd runs as must be able to read it")
+		}
+		cfg.Files = folder.FS()
+	}
 	if slices.Contains(s.set.Transports, quic.Kind) {
 		cfg.HTTP3 = s.set.Address.Port
 	}
@@ -428,14 +441,20 @@ func (s *server) builtin(ctx context.Context, secret []byte, site *mirror.Cover,
 	if err != nil {
 		return nil, err
 	}
-	*visited = &quic.Site{Handler: built, Certificate: cert}
+	*visited = &quic.Site{Handler: built, Certificate: cert, TLS: cfg.TLS}
 	ln, err := transport.System{}.Listen(ctx, "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	site.Address = ln.Addr().String()
 	site.Idle, site.Lifetime = built.Limits()
-	return func(ctx context.Context) error { return built.Run(ctx, ln) }, nil
+	return func(ctx context.Context) error {
+		parts := []func(context.Context) error{func(ctx context.Context) error { return built.Run(ctx, ln) }}
+		if certified != nil {
+			parts = append(parts, certified)
+		}
+		return cli.RunAll(ctx, parts...)
+	}, nil
 }
 
 // exitConfig denies the relay's own doors to its clients.

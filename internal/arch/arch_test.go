@@ -42,6 +42,7 @@ var layers = []layer{
 	{"internal/network", nil, "what the system says of its network; knows nothing of what it is for"},
 	{"internal/memory", []string{"internal/network"}, "what is known of routes, by names that it does not know the meaning of"},
 	{"internal/cover", nil, "the built-in site is a web server that knows nothing of the tunnel"},
+	{"internal/acme", nil, "keeps a site's certificate fresh; knows nothing of the relay"},
 	{"internal/checkup", []string{"transport", "transport/mirror"}, "judges facts; visits covers as any visitor does"},
 	{"internal/exit", []string{"internal/flow", "transport"}, "implements flow.Opener; works without any tunnel"},
 	{"internal/front", []string{"internal/flow"}, "uses flow.Opener; works without any tunnel"},
@@ -96,7 +97,7 @@ var dependencies = []dependency{
 	{"github.com/rogpeppe/go-internal", []string{"cmd/..."}, "scripts that test the commands"},
 	{"golang.org/x/crypto", []string{"..."}, "the only cryptography beside the standard library's and Noise"},
 	{"golang.org/x/sys", []string{"..."}, "what one operating system alone offers"},
-	{"golang.org/x/net", []string{"transport/...", "internal/cover", "internal/exit", "internal/front", "internal/network", "internal/prober", "cmd/...", "scripts/lab/..."}, "HTTP/2 frames, DNS messages, routing tables, QUIC of the lab, packet filters and names of the net"},
+	{"golang.org/x/net", []string{"transport/...", "internal/acme", "internal/checkup", "internal/cover", "internal/e2e", "internal/exit", "internal/front", "internal/network", "internal/prober", "cmd/...", "scripts/lab/..."}, "HTTP/2 frames, DNS messages, routing tables, QUIC of the lab, packet filters and names of the net"},
 }
 
 // A ban is an import that some packages must not have, or a name of an import

@@ -41,6 +41,10 @@ type Facts struct {
 	Kind Kind
 	Name string // of the cover
 	Now  time.Time
+	// Authority says that the built-in cover has its certificate from one, so that
+	// invites pin none.
+	Authority bool
+	Refusal   string // why it issued none the last time; "" after it did
 
 	Running bool // the relay runs here
 	Ports   []Port

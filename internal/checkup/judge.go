@@ -142,6 +142,9 @@ func (j *judge) exit() {
 
 func (j *judge) cover() {
 	c, f := j.f.Cover, j.f
+	if f.Refusal != "" {
+		j.say(Bad, "authority", "the name must lead here, and port 443 or 80 be open; restart the relay to try again at once", "The authority issued no certificate the last time: %s.", f.Refusal)
+	}
 	through := c == nil
 	if through {
 		c = f.Front
@@ -202,6 +205,8 @@ func (j *judge) tls(c *Site) {
 	switch {
 	case c.CertErr != nil:
 		j.say(Bad, "certificate", "renew it, or give the relay the name that it is for", "The certificate: %v.", c.CertErr)
+	case c.SelfSigned && j.f.Authority:
+		j.say(Bad, "certificate", "see why: journalctl -u busel-relay; the name must lead here, and port 443 or 80 be open", "The authority has issued no certificate that clients know, so they refuse the site.")
 	case c.SelfSigned:
 		j.say(Note, "certificate", "a domain of your own and a certificate for it (relayd init -acme letsencrypt, or your web server's) look like any site", "The certificate is self-made. Invites pin it, so clients are safe, but few public sites have such a one.")
 	case c.NotAfter.Before(j.f.Now):

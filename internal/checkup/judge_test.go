@@ -89,6 +89,8 @@ func TestJudge(t *testing.T) {
 		{"no tickets", cover(func(s *Site) { s.Tickets = 0 }), Note, "tickets", "no tickets"},
 		{"wrong certificate", cover(func(s *Site) { s.CertErr = errors.New("it is for another name") }), Bad, "certificate", "another name"},
 		{"self-made", cover(func(s *Site) { s.SelfSigned = true }), Note, "certificate", "self-made"},
+		{"not issued", func(f *Facts) { f.Authority, f.Cover.SelfSigned = true, true }, Bad, "certificate", "no certificate that clients know"},
+		{"refused", func(f *Facts) { f.Authority, f.Refusal = true, "no such name" }, Bad, "authority", "no such name"},
 		{"ended", cover(func(s *Site) { s.NotAfter = now.AddDate(0, 0, -1) }), Bad, "certificate", "ended on 2026-11-25"},
 		{"ends in hours", cover(func(s *Site) { s.NotAfter = now.Add(5 * time.Hour) }), Note, "certificate", "2026-11-26 17:00"},
 		{"ends soon", cover(func(s *Site) { s.NotAfter = now.AddDate(0, 0, 5) }), Note, "certificate", "2026-12-01"},

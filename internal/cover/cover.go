@@ -25,6 +25,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"log/slog"
 	"net"
@@ -49,7 +50,9 @@ const gzipLeast = 512
 // Config is what a site needs.
 type Config struct {
 	Name        string          // host name, or IP literal, under which the site is visited
-	Certificate tls.Certificate // for that name
+	Certificate tls.Certificate // for that name, unless TLS says otherwise
+	TLS         *tls.Config     // where certificates come from; nil means Certificate
+	Files       fs.FS           // what is shown; nil means a site made from the seed
 	Seed        [32]byte        // drawn at random once per install and kept
 	HTTP3       uint16          // UDP port where the same site answers over HTTP/3; 0 means nowhere
 	Logger      *slog.Logger    // nil means none; visitors are never logged
@@ -57,11 +60,12 @@ type Config struct {
 
 // Site is a web site in memory. Its methods may be called at the same time.
 type Site struct {
-	certificate tls.Certificate
-	other       string // Alt-Svc, of answers over TCP
-	logger      *slog.Logger
-	pages       map[string]*page
-	missing     *page
+	tls     *tls.Config
+	other   string // Alt-Svc, of answers over TCP
+	files   fs.FS
+	logger  *slog.Logger
+	pages   map[string]*page
+	missing *page
 }
 
 // page is a file as it is served.
@@ -75,12 +79,18 @@ type page struct {
 // New builds the site, which takes about half a second of processor time for
 // its pictures. It starts nothing.
 func New(cfg Config) (*Site, error) {
-	s := &Site{certificate: cfg.Certificate, logger: cfg.Logger, pages: map[string]*page{}}
+	s := &Site{tls: cfg.TLS, files: cfg.Files, logger: cfg.Logger, pages: map[string]*page{}}
+	if s.tls == nil {
+		s.tls = &tls.Config{Certificates: []tls.Certificate{cfg.Certificate}}
+	}
 	if cfg.HTTP3 > 0 {
 		s.other = fmt.Sprintf(`h3=":%d"; ma=2592000`, cfg.HTTP3) // Caddy's
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
+	}
+	if s.files != nil {
+		return s, nil
 	}
 	plan := newSite(cfg.Name, cfg.Seed)
 	files, missing, err := plan.files(cfg.Name)
@@ -126,7 +136,7 @@ func (s *Site) Run(ctx context.Context, l net.Listener) error {
 	var open sync.WaitGroup // connections, each with net/http's goroutine
 	server := &http.Server{
 		Handler:           s,
-		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{s.certificate}},
+		TLSConfig:         s.tls.Clone(),
 		IdleTimeout:       idleTimeout,
 		ReadHeaderTimeout: headerTimeout,
 		// net/http would write the addresses of visitors whose handshake fails.
@@ -160,6 +170,10 @@ func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	if s.files != nil {
+		s.serveFile(w, r)
 		return
 	}
 	p, ok := s.pages[r.URL.Path]

@@ -44,10 +44,14 @@ const (
 type Site struct {
 	Handler     http.Handler
 	Certificate tls.Certificate
+	TLS         *tls.Config // where certificates come from; nil means Certificate
 }
 
 // siteTLS is what everyone meets on the port.
 func (s *Site) siteTLS() *tls.Config {
+	if s.TLS != nil {
+		return http3.ConfigureTLSConfig(s.TLS)
+	}
 	return http3.ConfigureTLSConfig(&tls.Config{Certificates: []tls.Certificate{s.Certificate}})
 }
 
