@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"time"
 
+	_ "golang.org/x/crypto/x509roots/fallback" // for systems without roots of their own, such as containers
 	"golang.org/x/net/netutil"
 
 	"busel/internal/acme"

@@ -26,7 +26,7 @@ systemctl is-active --quiet busel-relay || fail "the service does not run"
 systemctl is-enabled --quiet busel-relay || fail "the service is not enabled"
 
 pid=$(systemctl show -p MainPID --value busel-relay)
-[ "$(stat -c %U /proc/$pid)" = busel ] || fail "it runs as another user"
+grep -q "^Uid:[[:space:]]*$(id -u busel)[[:space:]]" /proc/$pid/status || fail "it runs as another user"
 grep -q '^CapEff:.*0000000000000400$' /proc/$pid/status || fail "capabilities: $(grep CapEff /proc/$pid/status)"
 grep -q '^Seccomp:.*2$' /proc/$pid/status || fail "no filter of system calls"
 # A container may have a lower limit, which systemd then takes.

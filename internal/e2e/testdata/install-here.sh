@@ -52,6 +52,15 @@ printf old >/usr/local/bin/relayd
 [ "$sum" = "$(sha256sum /var/lib/busel/relay.key /var/lib/busel/relayd.toml)" ] || fail "the upgrade changed keys or settings"
 relayd -version >/dev/null || fail "the program was not replaced"
 
+# A copy of its directory makes the same relay again.
+cp -r /var/lib/busel /tmp/copy
 /usr/local/lib/busel/install-relay -remove </dev/null >/dev/null || fail "not removed"
 nothing "-remove"
+cp -r /tmp/copy /var/lib/busel
+"$install" >/tmp/out 2>&1 </dev/null || { cat /tmp/out; fail "not installed around a copy"; }
+[ "$sum" = "$(sha256sum /var/lib/busel/relay.key /var/lib/busel/relayd.toml)" ] || fail "the copy was changed"
+[ -z "$(find /var/lib/busel ! -user busel)" ] || fail "the copy is not the service's"
+relayd invite -name bert >/dev/null || fail "no invite from the copy"
+"$install" -remove </dev/null >/dev/null || fail "not removed again"
+nothing "the second -remove"
 echo whole
