@@ -14,7 +14,9 @@ import (
 // The volunteer's folder is shown as it is, and nothing of it that is not meant to be.
 func TestFiles(t *testing.T) {
 	at := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
-	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text), ModTime: at, Mode: 0o644} }
+	file := func(text string) *fstest.MapFile {
+		return &fstest.MapFile{Data: []byte(text), ModTime: at, Mode: 0o644}
+	}
 	site, err := cover.New(cover.Config{Name: "site.test", Certificate: certificate(t, "site.test"), HTTP3: 443, Files: fstest.MapFS{
 		"index.html": file("<h1>home</h1>"), "a.css": file("x{}"), "blog/index.html": file("<h1>blog</h1>"),
 		"empty/x.txt": file("x"), ".git/config": file("secret"), "blog/.htpasswd": file("secret"), "404.html": file("<h1>lost</h1>"),

@@ -30,20 +30,16 @@ import (
 // authority is Pebble, the ACME server by which Let's Encrypt tests clients.
 type authority struct {
 	directory string
-	ca        string // file of the certificate of its own site
 	roots     *x509.CertPool
 	rootsFile string
 	end       func()
 }
 
-// startAuthority runs Pebble, which looks for proofs on these ports.
-func startAuthority(t *testing.T, program, tlsPort, httpPort string) *authority {
+// startAuthority runs Pebble, which looks for proofs on these ports, with a
+// certificate of its own.
+func startAuthority(t *testing.T, program string, cert, key []byte, tlsPort, httpPort string) *authority {
 	t.Helper()
 	dir := t.TempDir()
-	cert, key, err := cover.SelfSigned("127.0.0.1", time.Now().Add(-time.Hour))
-	if err != nil {
-		t.Fatal(err)
-	}
 	write := func(name string, data []byte) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, data, 0o600); err != nil {
@@ -51,11 +47,11 @@ func startAuthority(t *testing.T, program, tlsPort, httpPort string) *authority 
 		}
 		return path
 	}
-	a := &authority{ca: write("cert.pem", cert), roots: x509.NewCertPool()}
+	a := &authority{roots: x509.NewCertPool()}
 	number := func(s string) int { n, _ := strconv.Atoi(s); return n }
 	listen, manage := freePort(t), freePort(t)
 	settings, err := json.Marshal(map[string]any{"pebble": map[string]any{
-		"listenAddress": listen, "managementListenAddress": manage, "certificate": a.ca, "privateKey": write("key.pem", key),
+		"listenAddress": listen, "managementListenAddress": manage, "certificate": write("cert.pem", cert), "privateKey": write("key.pem", key),
 		"tlsPort": number(tlsPort), "httpPort": number(httpPort), "retryAfter": map[string]int{"authz": 1, "order": 1},
 		"profiles": map[string]any{
 			"default":    map[string]any{"description": "default", "validityPeriod": 90 * 24 * 3600},
@@ -173,6 +169,20 @@ func TestACME(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building Pebble: %v\n%s", err, out)
 	}
+	// relayd has to know the authority's own certificate, as it knows a public one's.
+	cert, key, err := cover.SelfSigned("127.0.0.1", time.Now().Add(-time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, cert, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const rootsVariable = "SSL_CERT_FILE" // crypto/x509; t.Setenv allows no parallel tests
+	if err := os.Setenv(rootsVariable, ca); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Unsetenv(rootsVariable) })
 	port := func(hostPort string) string { _, p, _ := net.SplitHostPort(hostPort); return p }
 	// relay sets one up; it is not started.
 	relay := func(t *testing.T, name, listen, plain, directory string) (dir string) {
@@ -213,9 +223,9 @@ func TestACME(t *testing.T) {
 			if tt.http {
 				httpPort = port(plain)
 			}
-			a := startAuthority(t, pebble, tlsPort, httpPort)
+			a := startAuthority(t, pebble, cert, key, tlsPort, httpPort)
 			dir := relay(t, tt.name, listen, plain, a.directory)
-			p := startWith(t, []string{"SSL_CERT_FILE=" + a.ca}, dir, "relayd", "run", "-dir", dir)
+			p := start(t, dir, "relayd", "run", "-dir", dir)
 			t.Cleanup(func() {
 				if why, err := os.ReadFile(filepath.Join(dir, "acme-error.txt")); t.Failed() && err == nil {
 					t.Logf("it failed: %s", why)
@@ -248,7 +258,7 @@ func TestACME(t *testing.T) {
 			// Started again without the authority: the same one, at once.
 			p.end()
 			a.end()
-			startWith(t, nil, dir, "relayd", "run", "-dir", dir)
+			start(t, dir, "relayd", "run", "-dir", dir)
 			eventually(t, 15*time.Second, "the kept certificate", func() bool {
 				again, err := shown(t.Context(), listen, tt.name, a.roots)
 				return err == nil && again.Equal(leaf)
@@ -264,7 +274,7 @@ func TestACME(t *testing.T) {
 		}
 		defer taken.Close()
 		dir := relay(t, domain, listen, taken.Addr().String(), "https://127.0.0.1:9/dir")
-		p := startWith(t, nil, dir, "relayd", "run", "-dir", dir)
+		p := start(t, dir, "relayd", "run", "-dir", dir)
 		eventually(t, 30*time.Second, "a word on the failure", func() bool {
 			return strings.Contains(p.err.String(), "no new certificate") && strings.Contains(p.err.String(), "no plain HTTP")
 		})
@@ -276,7 +286,7 @@ func TestACME(t *testing.T) {
 		if !strings.Contains(report.String(), "connection refused") {
 			t.Errorf("check does not say what the authority did: %s", &report)
 		}
-		startWith(t, nil, dir, "relayd", "run", "-dir", dir)
+		start(t, dir, "relayd", "run", "-dir", dir)
 		eventually(t, 15*time.Second, "the relay", func() bool { return answers(listen) })
 		if leaf, err := shown(t.Context(), listen, domain, nil); err != nil || leaf.Issuer.CommonName != domain {
 			t.Errorf("the relay shows %v, %v, want the self-made certificate", leaf, err)

@@ -98,13 +98,7 @@ func (o *output) String() string {
 // start runs a program until the test ends; it must then end in good order.
 func start(t *testing.T, dir, name string, args ...string) *program {
 	t.Helper()
-	return startWith(t, nil, dir, name, args...)
-}
-
-// startWith is start with more in the environment.
-func startWith(t *testing.T, env []string, dir, name string, args ...string) *program {
-	t.Helper()
-	p := launch(t, env, dir, filepath.Join(bin, name), args...)
+	p := launch(t, dir, filepath.Join(bin, name), args...)
 	p.end = sync.OnceFunc(func() {
 		p.cmd.Process.Signal(syscall.SIGTERM)
 		killer := time.AfterFunc(15*time.Second, func() {
@@ -136,11 +130,10 @@ func (p *program) kill() {
 	p.end()
 }
 
-// launch starts a program with env in its environment, too; the caller ends it.
-func launch(t *testing.T, env []string, dir, path string, args ...string) *program {
+// launch starts a program; the caller ends it.
+func launch(t *testing.T, dir, path string, args ...string) *program {
 	t.Helper()
 	p := &program{cmd: exec.Command(path, args...), dir: dir}
-	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.err
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
@@ -152,7 +145,7 @@ func launch(t *testing.T, env []string, dir, path string, args ...string) *progr
 // startUnjudged is start for a program of which the test looks at the log.
 func startUnjudged(t *testing.T, path string, args ...string) *program {
 	t.Helper()
-	p := launch(t, nil, "", path, args...)
+	p := launch(t, "", path, args...)
 	p.end = sync.OnceFunc(func() {
 		p.cmd.Process.Signal(syscall.SIGTERM)
 		killer := time.AfterFunc(15*time.Second, func() {
