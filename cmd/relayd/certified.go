@@ -6,7 +6,6 @@ import (
 	"io"
 	"log"
 	"log/slog"
-	"net"
 	"net/http"
 	"time"
 
@@ -26,6 +25,9 @@ const (
 	plainConns   = 256
 	plainTimeout = 10 * time.Second
 	plainHeader  = 8 << 10
+	// plainAgain is between two tries to have that port, which a relay that another
+	// one replaces may keep for a while.
+	plainAgain = time.Minute
 )
 
 // certified makes the TLS settings of a built-in cover whose certificate an authority
@@ -55,25 +57,30 @@ func (s *server) certified(fallback tls.Certificate) (*tls.Config, func(context.
 }
 
 // servePlain serves plain HTTP until ctx ends. That the port cannot be had, or is
-// lost, ends nothing: the relay does without.
+// lost, ends nothing: the relay does without, and tries again.
 func servePlain(ctx context.Context, network transport.System, at string, h http.Handler, logger *slog.Logger) error {
-	l, err := network.Listen(ctx, at)
-	if err != nil {
-		logger.Warn("no plain HTTP: visitors are not sent to https, and the authority can use TLS only", "err", reason(err))
-		<-ctx.Done()
-		return context.Cause(ctx)
-	}
 	server := &http.Server{
 		Handler: h, ReadTimeout: plainTimeout, WriteTimeout: plainTimeout, IdleTimeout: plainTimeout, MaxHeaderBytes: plainHeader,
-		ErrorLog:    log.New(io.Discard, "", 0), // it would write visitors' addresses
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog: log.New(io.Discard, "", 0), // it would write visitors' addresses
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	err = server.Serve(netutil.LimitListener(l, plainConns))
-	if ctx.Err() == nil {
-		logger.Warn("plain HTTP ended", "err", reason(err))
-		<-ctx.Done()
+	tick := time.NewTicker(plainAgain)
+	defer tick.Stop()
+	for said := false; ; {
+		l, err := network.Listen(ctx, at)
+		if err == nil {
+			said = false
+			err = server.Serve(netutil.LimitListener(l, plainConns))
+		}
+		if ctx.Err() == nil && !said {
+			said = true
+			logger.Warn("no plain HTTP: visitors are not sent to https, and the authority can use TLS only", "err", reason(err))
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	return context.Cause(ctx)
 }

@@ -55,6 +55,13 @@ kill -KILL "$(systemctl show -p MainPID --value busel-relay)"
 until_ok 30 systemctl is-active busel-relay || fail "not started again"
 until_ok 30 page || fail "no page after the restart"
 relayd status || fail "no status"
+
+# An upgrade, while the client is there.
+/trial/release/install-relay || fail "not upgraded"
+systemctl is-active --quiet busel-relay || fail "it does not run after the upgrade"
+[ "$(systemctl show -p MainPID --value busel-relay)" != "$pid" ] || fail "the old program runs"
+until_ok 30 page || fail "no page after the upgrade"
+systemctl show -p NRestarts,MainPID,StatusText busel-relay
 relayd check; echo "check: $?"
 kill $client
 
