@@ -209,9 +209,15 @@ func (c *checker) ports(ctx context.Context, set *config.Relay) (all []checkup.P
 			_ = l.Close()
 		}
 		all = append(all, checkup.Port{Name: "TCP " + addr, Err: reason(err)})
-		if !slices.Contains(set.Transports, quic.Kind) {
-			continue
-		}
+	}
+	if !slices.Contains(set.Transports, quic.Kind) {
+		return all
+	}
+	udp := portRange(set)
+	if set.Cover == config.CoverBuiltin || len(udp) == 0 {
+		udp = append(udp, set.Listen...)
+	}
+	for _, addr := range udp {
 		p, err := transport.System{}.ListenPacket(ctx, "udp", addr)
 		if err == nil {
 			_ = p.Close()
