@@ -24,9 +24,11 @@ const (
 	visitTimeout = 15 * time.Second
 	// parallelVisits are as many as a small relay has clients and strangers.
 	parallelVisits = 100
-	// crowdTimeout bounds the opening of their connections, and then their answers: a
-	// site of one's own is near.
-	crowdTimeout = 3 * time.Second
+	// crowdStall is after how long without a further connection that is open, or an
+	// answer, no more is waited for: a site of one's own is near.
+	crowdStall = 2 * time.Second
+	// maxMissed is after how many connections without an answer no more are asked.
+	maxMissed = 3
 	// busyEvery is between the requests of a connection that is kept busy: less than
 	// the idle limit of any cover that is of use.
 	busyEvery = 4 * time.Second
@@ -106,8 +108,10 @@ func (v *Visitor) tickets(ctx context.Context, s *Site) {
 
 // crowd counts how many of many connections are served while all are open.
 func (v *Visitor) crowd(ctx context.Context) (served int) {
-	ctx, cancel := context.WithTimeout(ctx, crowdTimeout)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	stall := time.AfterFunc(crowdStall, cancel)
+	defer stall.Stop()
 	conns := make([]net.Conn, parallelVisits)
 	var wg sync.WaitGroup
 	for i := range conns {
@@ -122,21 +126,26 @@ func (v *Visitor) crowd(ctx context.Context) (served int) {
 				return
 			}
 			conns[i] = c
+			stall.Reset(crowdStall)
 		})
 	}
 	wg.Wait()
-	// Asked only when all are open.
-	deadline := time.Now().Add(crowdTimeout)
-	for i, c := range conns {
+	// Asked only when all are open. A site that keeps some waiting would keep others.
+	missed := 0
+	for _, c := range conns {
 		if c == nil {
 			continue
 		}
 		defer c.Close()
-		_ = c.SetDeadline(deadline)
-		if get(c, bufio.NewReader(c), v.Name) != nil {
+		if missed == maxMissed {
 			continue
 		}
-		conns[i], served = nil, served+1
+		_ = c.SetDeadline(time.Now().Add(crowdStall))
+		if get(c, bufio.NewReader(c), v.Name) == nil {
+			served++
+		} else {
+			missed++
+		}
 	}
 	return served
 }

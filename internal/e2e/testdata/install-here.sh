@@ -63,4 +63,17 @@ cp -r /tmp/copy /var/lib/busel
 relayd invite -name bert >/dev/null || fail "no invite from the copy"
 "$install" -remove </dev/null >/dev/null || fail "not removed again"
 nothing "the second -remove"
+
+# In front of a web server that is not up yet, and with a folder to show.
+"$install" -address 198.51.100.7:443 -cover 127.0.0.1:9 -cover-name news.example.org >/tmp/out 2>&1 </dev/null || { cat /tmp/out; fail "not installed without the web server"; }
+grep -q 'when the web server answers' /tmp/out || fail "not said what is missing"
+grep -q 'listen 127.0.0.1:9 ssl' /etc/busel/cover-nginx.conf || fail "no settings for nginx"
+grep -q 'https://news.example.org {' /etc/busel/cover-caddy.conf || fail "no settings for Caddy"
+"$install" -remove </dev/null >/dev/null || fail "not removed"
+"$install" -address 198.51.100.7:443 -cover builtin -cover-name news.example.org -acme letsencrypt -email a@example.org -site /srv >/tmp/out 2>&1 </dev/null || { cat /tmp/out; fail "not installed with an authority"; }
+grep -q '^directory = "https://acme-v02.api.letsencrypt.org/directory"$' /etc/busel/relayd.toml || fail "no authority in the settings"
+grep -q '^site = "/srv"$' /etc/busel/relayd.toml || fail "no folder in the settings"
+grep -q 'once news.example.org has its certificate' /tmp/out || fail "not said when the invite works"
+"$install" -remove </dev/null >/dev/null || fail "not removed"
+nothing "the last -remove"
 echo whole
