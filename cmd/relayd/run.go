@@ -170,8 +170,9 @@ func (s *server) run(ctx context.Context) error {
 	site := mirror.Cover{Address: s.set.Cover, Name: s.set.CoverName, Borrowed: s.set.Borrowed(), Idle: assumedIdle}
 	var parts []func(context.Context) error
 	var visited *quic.Site
+	heir := &succession{command: ownCommand(), log: s.log, notify: s.notify, begun: make(chan struct{})}
 	if s.set.Cover == config.CoverBuiltin {
-		run, err := s.builtin(ctx, key.Bytes(), &site, &visited)
+		run, err := s.builtin(ctx, key.Bytes(), &site, &visited, heir)
 		if err != nil {
 			return err
 		}
@@ -197,7 +198,6 @@ func (s *server) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	heir := &succession{command: ownCommand(), log: s.log, notify: s.notify, begun: make(chan struct{})}
 	var accepting []transport.Listener
 	for _, l := range covered {
 		accepting, parts = append(accepting, l), append(parts, heir.inRoom(l.Run))
@@ -304,7 +304,7 @@ func (s *server) run(ctx context.Context) error {
 		}))
 	}
 	answering := make(chan struct{})
-	parts = append(parts, heir.inRoom(serve.Run), heir.inRoom(book.Run), heir.run,
+	parts = append(parts, heir.inRoom(serve.Run), book.Run, heir.run,
 		heir.atDoor(func(ctx context.Context) error {
 			return ctl.Serve(ctx, s.dir.Socket(), func() { close(answering) })
 		}),
@@ -409,7 +409,7 @@ func (s *server) coverKind() string {
 
 // builtin makes the built-in cover on a free port of loopback, tells site where
 // it is and visited what answers over HTTP/3, and returns what serves it.
-func (s *server) builtin(ctx context.Context, secret []byte, site *mirror.Cover, visited **quic.Site) (run func(context.Context) error, err error) {
+func (s *server) builtin(ctx context.Context, secret []byte, site *mirror.Cover, visited **quic.Site, heir *succession) (run func(context.Context) error, err error) {
 	cert, err := s.dir.Cover()
 	if err != nil {
 		return nil, err
@@ -448,13 +448,11 @@ func (s *server) builtin(ctx context.Context, secret []byte, site *mirror.Cover,
 	}
 	site.Address = ln.Addr().String()
 	site.Idle, site.Lifetime = built.Limits()
-	return func(ctx context.Context) error {
-		parts := []func(context.Context) error{func(ctx context.Context) error { return built.Run(ctx, ln) }}
-		if certified != nil {
-			parts = append(parts, certified)
-		}
-		return cli.RunAll(ctx, parts...)
-	}, nil
+	parts := []func(context.Context) error{func(ctx context.Context) error { return built.Run(ctx, ln) }}
+	if certified != nil { // the certificate and port 80 are the new relay's then
+		parts = append(parts, heir.atDoor(certified))
+	}
+	return func(ctx context.Context) error { return cli.RunAll(ctx, parts...) }, nil
 }
 
 // exitConfig denies the relay's own doors to its clients.
