@@ -129,6 +129,9 @@ const (
 	// slept is how late a timer is when the process did not run for a while: its
 	// carriers get the time to answer that they would have had.
 	slept = 2 * time.Second
+	// leftLife is the life, without a carrier, of a session whose client has ended it:
+	// what came last finds its way to the destinations.
+	leftLife = 10 * time.Second
 	// farewell is how long carriers may take to say BYE.
 	farewell = time.Second
 )
@@ -663,6 +666,9 @@ func (c *core) handle(a *attachment, b []byte, from *buffer) error {
 		case wire.Pong:
 			a.gotPong(f.Ping)
 		case wire.Bye:
+			if !c.client && f.Code == byeDone {
+				c.life = min(c.life, leftLife) // nobody will resume it
+			}
 			c.detach(a, &ByeError{Code: f.Code, Text: string(f.Data)})
 			return nil
 		}

@@ -115,3 +115,23 @@ func patterned(_ context.Context, s *session.Stream, _ flow.Addr) {
 		}
 	}
 }
+
+// A client that ends leaves no session behind at the relay, though streams were open.
+func TestLeftBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, echo)
+		defer w.stop()
+		if _, _, err := w.dial(plain()); err != nil {
+			t.Fatal(err)
+		}
+		s := w.open(origin)
+		defer s.Close()
+		s.Write([]byte("hello"))
+		time.Sleep(time.Second)
+		w.quit()
+		time.Sleep(15 * time.Second)
+		if w.server() != nil {
+			t.Error("the session is there still")
+		}
+	})
+}

@@ -23,6 +23,7 @@ type world struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	client *session.Client
+	quit   context.CancelFunc // ends the client
 	cfg    session.ServerConfig
 	delay  time.Duration
 
@@ -44,7 +45,9 @@ func newWorldOf(t *testing.T, cfg session.ClientConfig, handler func(ctx context
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.runs, w.stopRuns = context.WithCancel(w.ctx)
 	w.client = session.NewClient(cfg)
-	w.wg.Go(func() { w.client.Run(w.ctx) })
+	running, quit := context.WithCancel(w.ctx)
+	w.quit = quit
+	w.wg.Go(func() { w.client.Run(running) })
 	return w
 }
 
