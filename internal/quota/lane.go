@@ -38,6 +38,8 @@ func (l *lane) wait(ctx context.Context, all *lane, n int) error {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
+		// Else who opens streams and breaks them off would make all others wait.
+		all.giveBack(n)
 		return context.Cause(ctx)
 	}
 }
@@ -55,8 +57,8 @@ func (b *bucket) set(r config.Rate) { b.rate.Store(uint64(r)) }
 
 func (b *bucket) limits() bool { return b.rate.Load() > 0 }
 
-// take takes n bytes and returns how long they have to wait. Bytes whose wait is
-// broken off stay taken: their stream has ended.
+// take takes n bytes and returns how long they have to wait. Bytes of an invite whose
+// wait is broken off stay taken of its own lane: their stream has ended.
 func (b *bucket) take(n int, now time.Time) time.Duration {
 	rate := config.Rate(b.rate.Load())
 	if rate == 0 {
@@ -69,4 +71,15 @@ func (b *bucket) take(n int, now time.Time) time.Duration {
 	}
 	b.free = b.free.Add(time.Duration(float64(n) / rate.Bytes() * float64(time.Second)))
 	return b.free.Sub(now)
+}
+
+// giveBack gives back n bytes that were taken and did not pass.
+func (b *bucket) giveBack(n int) {
+	rate := config.Rate(b.rate.Load())
+	if rate == 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.free = b.free.Add(-time.Duration(float64(n) / rate.Bytes() * float64(time.Second)))
 }

@@ -280,6 +280,21 @@ func TestRateIsShared(t *testing.T) {
 	})
 }
 
+// Who breaks off what waits keeps nobody else waiting.
+func TestBrokenWaitsCostOthersNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := book(t, newShelf(), config.Limits{Rate: 8e6}, nil) // 1 MB/s
+		for range 1000 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			_ = b.Account(id(1)).Take(ctx, Down, 64<<10)
+			cancel()
+		}
+		if took := take(t, b.Account(id(2)), Down, 1e6); took > 3*time.Second {
+			t.Errorf("another invite waited %v for a second's worth", took)
+		}
+	})
+}
+
 func BenchmarkTake(b *testing.B) {
 	a := book(b, newShelf(), config.Limits{Monthly: config.MaxSize}, map[byte]state.Limits{1: {Quota: config.MaxSize}}).Account(id(1))
 	for b.Loop() {
