@@ -103,6 +103,9 @@ func (c *core) setOpen(a *attachment) {
 				b.wake()
 			}
 		}
+		if !a.shunned {
+			c.readmit()
+		}
 		return
 	}
 	c.open++
@@ -154,6 +157,21 @@ func (c *core) shun(a *attachment) {
 	if c.client {
 		a.pingDue = true
 		a.wake()
+	}
+}
+
+// readmit lets a relay's suspect carriers go on when there is no other. What said that
+// they are suspect may have come late, after the client had heard from them and said so
+// on them: carriers have no common order.
+func (c *core) readmit() {
+	if c.client || c.open > 0 {
+		return
+	}
+	for _, a := range c.atts {
+		if a.shunned {
+			a.shunned = false
+			c.setOpen(a)
+		}
 	}
 }
 
@@ -274,6 +292,7 @@ func (c *core) detach(a *attachment, err error) {
 		c.bareFrom = time.Now()
 	}
 	if c.ended == nil {
+		c.readmit()
 		if c.onDetach != nil {
 			c.onDetach(a)
 		}

@@ -100,6 +100,39 @@ func TestSuspectComesBack(t *testing.T) {
 	})
 }
 
+// What was said of a suspect carrier may come late, after it has come back: when the
+// other one is gone, it goes on.
+func TestSuspicionComesLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, patterned)
+		defer w.stop()
+		s, old, spare, got := suspected(t, w)
+		defer s.Close()
+		spare.Freeze(tt.Relay)
+		w.client.Set(2, wire.CarrierActive)
+		time.Sleep(100 * time.Millisecond)
+		old.Thaw(tt.Client)
+		old.Thaw(tt.Relay)
+		time.Sleep(300 * time.Millisecond)
+		spare.Thaw(tt.Relay)
+		time.Sleep(300 * time.Millisecond)
+		spare.Kill()
+		time.Sleep(300 * time.Millisecond)
+		for len(got) > 0 {
+			<-got
+		}
+		sum := 0
+		for over := time.After(10 * time.Second); sum < 5<<20; {
+			select {
+			case n := <-got:
+				sum += n
+			case <-over:
+				t.Fatalf("%d bytes came over the carrier that is left\nrelay\n%s\nclient\n%s", sum, w.server().Dump(), w.client.Dump())
+			}
+		}
+	})
+}
+
 // pattern is the byte of a patterned stream at an offset.
 func pattern(at int) byte { return byte(at) ^ byte(at>>11) }
 
