@@ -25,8 +25,8 @@ const (
 	plainConns   = 256
 	plainTimeout = 10 * time.Second
 	plainHeader  = 8 << 10
-	// plainAgain is between two tries to have that port, which a relay that another
-	// one replaces may keep for a while.
+	// plainAgain is between two tries to have that port, which another program may keep
+	// for a while.
 	plainAgain = time.Minute
 )
 

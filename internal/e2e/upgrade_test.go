@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -288,4 +289,47 @@ func TestUpgradeEnds(t *testing.T) {
 	if s.PID != r.running(t).PID {
 		t.Error("another process answers")
 	}
+}
+
+// TestUpgradeTakesPlainPort has the new relay answer on the port of plain HTTP while
+// the old one drains: it is the new one's proofs that an authority looks for there.
+func TestUpgradeTakesPlainPort(t *testing.T) {
+	plain := freePort(t)
+	r := startRelay(t, relayOptions{quic: true, edit: func(text string) string {
+		text = replaceLine(t, text, "directory", `directory = "https://127.0.0.1:9/dir"`) // which does not answer
+		return replaceLine(t, text, "http", fmt.Sprintf("http = %q", plain))
+	}})
+	c := startClient(t, r.invite)
+	d := startDownloads(t, c.proxy, 1)
+	d.move(t, "a download runs")
+	s := r.upgrade(t)
+	if s.Draining == nil || s.Draining.Sessions != 1 {
+		t.Fatalf("the old relay does not drain: %+v", s)
+	}
+	eventually(t, 10*time.Second, "the new relay has the port", func() bool { return listensOn(t, s.PID, plain) })
+	d.move(t, "the download runs on")
+}
+
+// listensOn reports whether a process has the listening socket of an IPv4 address.
+func listensOn(t *testing.T, pid int, addr string) bool {
+	t.Helper()
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ap := netip.MustParseAddrPort(addr)
+	want := fmt.Sprintf(":%04X", ap.Port())
+	for line := range strings.Lines(string(table)) {
+		f := strings.Fields(line)
+		if len(f) < 10 || !strings.HasSuffix(f[1], want) || f[3] != "0A" { // TCP_LISTEN
+			continue
+		}
+		fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		for _, fd := range fds {
+			if to, err := os.Readlink(fd); err == nil && to == "socket:["+f[9]+"]" {
+				return true
+			}
+		}
+	}
+	return false
 }
