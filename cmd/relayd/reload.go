@@ -36,26 +36,33 @@ func (s *server) reloads(ctx context.Context, reload func()) error {
 }
 
 // reload takes what can change while the relay runs: invites, the exit's rules, the
-// level of the log. Sessions are not touched. A fault leaves all as it was.
+// level of the log. Sessions are not touched. A fault leaves settings or invites as
+// they were, but not the others: an invite that was revoked is void whatever is the
+// matter with the settings, which an older relay may not even understand.
 func (s *server) reload(g *gate, out *exit.Exit) {
+	invites := g.reload(s.dir)
+	if invites != nil {
+		s.log.Error("invites stay as they were", "err", invites)
+	}
 	set, err := settings(s.dir)
 	if err == nil {
-		err = g.reload(s.dir)
+		out.SetPolicy(exit.Config{Allow: set.Exit.Allow, Deny: set.Exit.Deny, Web: set.Exit.Web, Names: set.Exit.Names})
+		s.level.Set(set.LogLevel)
+	} else {
+		s.log.Error("settings stay as they were", "err", err)
 	}
-	if err != nil {
-		s.log.Error("settings and invites stay as they were", "err", err)
-		return
-	}
-	waiting := waits(&s.set, &set)
-	out.SetPolicy(exit.Config{Allow: set.Exit.Allow, Deny: set.Exit.Deny, Web: set.Exit.Web, Names: set.Exit.Names})
-	s.level.Set(set.LogLevel)
 	if s.elder != nil {
 		_ = s.elder.Reload() // it may have gone
 	}
-	if len(waiting) > 0 {
+	if err != nil {
+		return
+	}
+	if waiting := waits(&s.set, &set); len(waiting) > 0 {
 		s.log.Warn("some changed settings wait for `relayd upgrade`", "keys", strings.Join(waiting, " "))
 	}
-	s.log.Info("settings and invites were read again")
+	if invites == nil {
+		s.log.Info("settings and invites were read again")
+	}
 }
 
 var words = regexp.MustCompile(`([a-z])([A-Z])`)

@@ -69,7 +69,7 @@ func TestReload(t *testing.T) {
 	if out := string(curl(t, "--proxy", "http://"+other.proxy, page)); !strings.Contains(out, "invite is no longer valid") {
 		t.Errorf("an invite that is revoked now: %s", out)
 	}
-	// A fault changes nothing, and the text before it counts again after the next.
+	// A fault changes no settings, and the text before it counts again after the next.
 	reload(changed+"\n[nonsense]\n", "stay as they were")
 	reload(string(text), "were read again")
 	curl(t, "--proxy", "socks5h://"+c.proxy, page)
