@@ -380,3 +380,25 @@ func TestBounds(t *testing.T) {
 type neverEnding struct{}
 
 func (neverEnding) Read(b []byte) (int, error) { return len(b), nil }
+
+// A process that lives and does not read keeps nobody waiting for ever.
+func TestStuckElder(t *testing.T) {
+	t.Parallel()
+	ours, theirs, err := pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	defer ours.Close()
+	e := &Elder{link: link{conn: ours}, gone: make(chan struct{})}
+	begin := time.Now()
+	for err == nil {
+		err = e.Reload()
+	}
+	if took := time.Since(begin); !errors.Is(err, os.ErrDeadlineExceeded) || took > 2*answerTime {
+		t.Errorf("%v after %v", err, took)
+	}
+	if e.unlessGone(err) == nil {
+		t.Error("it is taken for gone")
+	}
+}

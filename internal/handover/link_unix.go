@@ -51,7 +51,8 @@ type link struct {
 	mu   sync.Mutex // of writes
 }
 
-// send sends a message with a descriptor, or none if fd is negative.
+// send sends a message with a descriptor, or none if fd is negative. A process that
+// lives and does not read costs [answerTime], not the hellos that come after.
 func (l *link) send(kind byte, body []byte, fd int) error {
 	body = body[:min(len(body), maxBody)]
 	b := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(body)))
@@ -62,9 +63,12 @@ func (l *link) send(kind byte, body []byte, fd int) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	_ = l.conn.SetWriteDeadline(time.Now().Add(answerTime))
 	n, _, err := l.conn.WriteMsgUnix(b, rights, nil)
 	if err == nil && n < len(b) {
-		_, err = l.conn.Write(b[n:])
+		if _, err = l.conn.Write(b[n:]); err != nil { // nobody could tell where the next one begins
+			_ = l.conn.Close()
+		}
 	}
 	return err
 }
