@@ -33,6 +33,7 @@ type attachment struct {
 	open    bool // live, proven, active: streams may use it
 	suspect bool
 	shunned bool      // what it carried goes over others, too, until it speaks again
+	laden   bool      // something was put on it since that was last taken back
 	doubted time.Time // when it became suspect
 	asked   time.Time // when it was asked for a sign of life, zero if one came since
 	// confirmed: the relay's accept said CARRIER(n, active), so the frames in the
@@ -153,7 +154,10 @@ func (c *core) shun(a *attachment) {
 	}
 	a.shunned = true
 	c.setOpen(a)
-	c.requeue(a)
+	if a.laden { // else a walk through all streams, as often as the peer likes
+		a.laden = false
+		c.requeue(a)
+	}
 	if c.client {
 		a.pingDue = true
 		a.wake()
@@ -256,6 +260,7 @@ func (c *core) ackAll() {
 // carry notes which carrier has a chunk.
 func (c *core) carry(ch *chunk, a *attachment) {
 	ch.on = a
+	a.laden = true
 	a.inflight++
 	a.carrying += ch.len()
 }
@@ -430,6 +435,7 @@ func (a *attachment) start() {
 
 // add encodes a small frame.
 func (a *attachment) add(lane transport.Lane, f wire.Frame) {
+	a.laden = true
 	n := len(a.scratch)
 	a.scratch = f.Append(a.scratch)
 	a.batch = append(a.batch, transport.Frame{Lane: lane, Data: a.scratch[n:len(a.scratch):len(a.scratch)]})

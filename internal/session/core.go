@@ -224,6 +224,7 @@ type core struct {
 
 	// Sums.
 	unsent, stored int
+	waiting        int // streams whose writers wait for space
 	up, down       uint64
 	sentSum        uint64 // of our streams' highest offsets
 	peerWindow     uint64
@@ -451,8 +452,12 @@ func (c *core) freed() {
 }
 
 func (c *core) wakeWriters() {
+	if c.waiting == 0 {
+		return
+	}
 	for s := range c.all {
 		if s.waiting {
+			s.waits(false) // once is enough
 			s.wcond.Broadcast()
 		}
 	}

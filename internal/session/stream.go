@@ -448,10 +448,21 @@ func (s *Stream) writable() error {
 		case !c.full(s):
 			return nil
 		}
-		s.waiting = true
+		s.waits(true)
 		s.wcond.Wait()
-		s.waiting = false
+		s.waits(false)
 	}
+}
+
+// waits notes whether a writer waits for space that nobody has woken.
+func (s *Stream) waits(is bool) {
+	switch {
+	case is && !s.waiting:
+		s.c.waiting++
+	case !is && s.waiting:
+		s.c.waiting--
+	}
+	s.waiting = is
 }
 
 var errWriteAfterFin = fmt.Errorf("write after CloseWrite: %w", net.ErrClosed)
