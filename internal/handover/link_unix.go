@@ -3,6 +3,7 @@
 package handover
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -232,9 +233,7 @@ func (s *Successor) Give(name string, c syscall.Conn) error {
 // Ready says that everything was given, and waits until the new process could
 // serve. The error has its words if it could not.
 func (s *Successor) Ready(ctx context.Context) error {
-	if err := s.send(msgBegin, []byte{Version}, -1); err != nil {
-		return s.ended(err)
-	}
+	told := s.send(msgBegin, []byte{Version}, -1) // if it has ended, it may have said why
 	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	kind, body, fd, err := s.receive()
@@ -245,7 +244,7 @@ func (s *Successor) Ready(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return errors.New("the new relayd was not ready in time")
 	case err != nil:
-		return s.ended(err)
+		return s.ended(cmp.Or(told, err))
 	case kind == msgFailed:
 		return fmt.Errorf("the new relayd cannot serve: %s", body)
 	case kind != msgReady:

@@ -397,7 +397,10 @@ func (c *core) writeLoop(a *attachment) {
 		err := a.carrier.WriteFrames(a.batch)
 		a.paced(time.Since(start))
 		if last && err == nil {
-			err = c.ended
+			// The other end closes it when it has read that: to close here, with something
+			// of it unread, would reset the connection, and BYE might be lost. Run gives up
+			// after farewell.
+			return
 		}
 		if err != nil {
 			c.mu.Lock()

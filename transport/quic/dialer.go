@@ -315,7 +315,7 @@ func (v *visit) sayHello(ctx context.Context, relay [32]byte, hello *wire.Hello)
 	defer w.stop()
 	// Encoded not before now: early data that came meanwhile is in it.
 	if err := writeMessage(s, hs, hello.Append(nil)); err != nil {
-		return fail(err)
+		return fail(w.reason(err))
 	}
 	_ = s.SetReadDeadline(time.Now().Add(replyTimeout))
 	payload, err := readMessage(s, hs)

@@ -267,7 +267,7 @@ func (v *visit) sayHelloAsVisitor(ctx context.Context, relay [32]byte, name stri
 	defer w.stop()
 	// Encoded not before now: early data that came meanwhile is in it.
 	if err := writeFilled(control, hs, hello.Append(nil), rand.N(requestFiller)); err != nil {
-		return fail(err)
+		return fail(w.reason(err)) // who answers as a site does may want no more of it
 	}
 	_ = s.SetReadDeadline(time.Now().Add(replyTimeout))
 	accept, err := w.readReply(s, hs)
