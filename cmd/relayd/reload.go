@@ -13,6 +13,7 @@ import (
 	"busel/config"
 	"busel/internal/control"
 	"busel/internal/exit"
+	"busel/internal/relay"
 	"busel/internal/systemd"
 )
 
@@ -39,8 +40,8 @@ func (s *server) reloads(ctx context.Context, reload func()) error {
 // level of the log. Sessions are not touched. A fault leaves settings or invites as
 // they were, but not the others: an invite that was revoked is void whatever is the
 // matter with the settings, which an older relay may not even understand.
-func (s *server) reload(g *gate, out *exit.Exit) {
-	invites := g.reload(s.dir)
+func (s *server) reload(g *gate, serve *relay.Relay, out *exit.Exit) {
+	invites := s.reloadInvites(g, serve)
 	if invites != nil {
 		s.log.Error("invites stay as they were", "err", invites)
 	}
@@ -51,9 +52,6 @@ func (s *server) reload(g *gate, out *exit.Exit) {
 	} else {
 		s.log.Error("settings stay as they were", "err", err)
 	}
-	if s.elder != nil {
-		_ = s.elder.Reload() // it may have gone
-	}
 	if err != nil {
 		return
 	}
@@ -63,6 +61,17 @@ func (s *server) reload(g *gate, out *exit.Exit) {
 	if invites == nil {
 		s.log.Info("settings and invites were read again")
 	}
+}
+
+// reloadInvites reads the invites again, here and in an older relay that drains, and
+// ends the sessions of those that are void.
+func (s *server) reloadInvites(g *gate, serve *relay.Relay) error {
+	err := g.reload(s.dir)
+	serve.Review()
+	if s.elder != nil {
+		_ = s.elder.Reload() // it may have gone
+	}
+	return err
 }
 
 var words = regexp.MustCompile(`([a-z])([A-Z])`)

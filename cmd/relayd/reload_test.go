@@ -9,6 +9,7 @@ import (
 
 	"busel/internal/exit"
 	"busel/internal/quota"
+	"busel/internal/relay"
 	"busel/internal/state"
 )
 
@@ -59,7 +60,7 @@ func TestReloadRevokesWhateverTheSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &server{dir: dir, level: new(slog.LevelVar), log: slog.New(slog.DiscardHandler)}
-	s.reload(g, exit.New(exit.Config{}))
+	s.reload(g, relay.New(relay.Config{Gate: g}), exit.New(exit.Config{}))
 	if !g.ledger.Load().Revoked(id) {
 		t.Error("the invite is valid still")
 	}

@@ -234,10 +234,7 @@ func (s *server) run(ctx context.Context) error {
 		st.Idle = st.why(gate.usable(time.Now()))
 		return st
 	}
-	reload := func() {
-		s.reload(gate, out)
-		serve.Review()
-	}
+	reload := func() { s.reload(gate, serve, out) }
 	heir.give = func(h *handover.Successor) error { return errors.Join(s.ports.give(h), h.Give(lockName, s.lock)) }
 	heir.drain = serve.Drain
 	heir.leave = func() {
@@ -262,12 +259,7 @@ func (s *server) run(ctx context.Context) error {
 			st.Running = true
 			return st, nil
 		case opReload: // whatever is the matter with the settings
-			err := gate.reload(s.dir)
-			serve.Review()
-			if s.elder != nil {
-				_ = s.elder.Reload() // it may have gone
-			}
-			return nil, err
+			return nil, s.reloadInvites(gate, serve)
 		}
 		return nil, fmt.Errorf("unknown request %q", r.Op)
 	}}

@@ -150,23 +150,16 @@ func start(t *testing.T, cfg Config) (*Relay, *door) {
 // the carrier.
 func connect(t *testing.T, d *door, token string) (*session.Client, func(), error) {
 	t.Helper()
-	var tok wire.Token
-	copy(tok[:], token)
-	c := session.NewClient(session.ClientConfig{Token: tok})
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	wg.Go(func() { c.Run(ctx) })
-	t.Cleanup(func() {
-		cancel()
-		wg.Wait()
-	})
+	c, ctx := newClient(t, token), t.Context()
 	o := c.Offer(session.CarrierOptions{})
 	carrier, a, err := d.Dial(ctx, transport.Route{}, o.Hello())
 	if err != nil {
 		o.Withdraw()
 		return nil, nil, err
 	}
+	var wg sync.WaitGroup
 	wg.Go(func() { o.Attach(ctx, carrier, a) })
+	t.Cleanup(wg.Wait)
 	return c, func() { carrier.Close() }, nil
 }
 

@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"io"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -143,4 +144,85 @@ func TestOutageIsNotHeldAgainstPassage(t *testing.T) {
 		s.change(func() { s.wanted = true; s.net = func(transport.Route) way { return way{} } })
 		s.let(time.Second)
 	})
+}
+
+// Of two carriers that stand still the one is left that the other waits for, not the
+// one that had carried more.
+func TestLateIsToBlame(t *testing.T) {
+	var policed bool
+	run(t, func(s *sim, _ *Config) {
+		s.moving = true
+		s.rate = func(c *simCarrier, n int) float64 {
+			tls := c.route == tlsA
+			switch c.late = policed && tls; {
+			case policed && n > 1:
+				return 10e3 // each stream waits for what the one has
+			case policed && tls:
+				return 14e3
+			case tls:
+				return 1e6
+			}
+			return 3e6
+		}
+	}, both, func(t *testing.T, s *sim) {
+		s.let(12500 * time.Millisecond) // before the next one is tried
+		if got := strings.Join(s.states(), ", "); got != "tls active, udp active" {
+			t.Fatalf("there are %q", got)
+		}
+		s.change(func() { policed = true })
+		s.let(4 * time.Second)
+		if got := strings.Join(s.states(), ", "); strings.Contains(got, "tls active") || !strings.Contains(got, "udp active") {
+			t.Errorf("there are %q\n%s", got, s.log.String())
+		}
+	})
+}
+
+// A detour that says nothing is given up when a straight way would be: its stream is
+// there at once, whatever the other relay meets.
+func TestSilentDetour(t *testing.T) {
+	run(t, func(s *sim, cfg *Config) {
+		cfg.Passable = func() bool { return true }
+		s.net = func(r transport.Route) way { return way{silent: true, stage: transport.StageTLS} }
+	}, []transport.Route{viaB}, func(t *testing.T, s *sim) {
+		s.let(2*knock + time.Second)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if d := s.dials[0].over - s.dials[0].at; d == 0 || d > 2*knock {
+			t.Errorf("it lasted %v, want %v", d, 2*knock)
+		}
+	})
+}
+
+// A trial during which all comes to a stand is not lost: the carrier on trial may be the
+// one that is well, and the other is left.
+func TestCollapseDuringTrial(t *testing.T) {
+	for _, at := range []time.Duration{9500, 10000, 10500} { // ms; it ends at 11500
+		var policed bool
+		run(t, func(s *sim, _ *Config) {
+			s.moving = true
+			s.rate = func(c *simCarrier, n int) float64 {
+				tls := c.route == tlsA
+				switch c.late = policed && tls; {
+				case policed && (n > 1 || tls):
+					return 10e3
+				case n > 1:
+					return 1e6
+				}
+				return 2e6
+			}
+		}, both, func(t *testing.T, s *sim) {
+			s.let(at * time.Millisecond)
+			if got := strings.Join(s.states(), ", "); got != "tls active, udp active" {
+				t.Fatalf("there are %q", got)
+			}
+			s.change(func() { policed = true })
+			s.let(4 * time.Second)
+			if strings.Contains(s.log.String(), "stays=false") {
+				t.Errorf("policed at %d ms, the trial was lost:\n%s", at, s.log.String())
+			}
+			if got := strings.Join(s.states(), ", "); !strings.Contains(got, "udp active") {
+				t.Errorf("there are %q", got)
+			}
+		})
+	}
 }

@@ -558,11 +558,6 @@ func (a *attachment) fill() bool {
 	a.filled = 0
 	if a.greet {
 		a.greet = false
-		for _, b := range c.atts { // first, so that what they had comes before what is new
-			if b.shunned && b != a && a.space() {
-				a.add(transport.LaneControl, b.ruling())
-			}
-		}
 		a.add(transport.LaneControl, a.ruling())
 	}
 	for len(a.pongs) > 0 && a.space() {
@@ -794,7 +789,7 @@ func (c *core) fillStreams(a *attachment, size int) (filled int) {
 		}
 		if !s.queued && s.sendable() {
 			s.queued = true
-			if s.small() {
+			if s.unsent <= quiet && len(s.resend) == 0 {
 				c.urgent.push(s)
 			} else {
 				c.bulk.push(s)
@@ -1042,6 +1037,11 @@ func (a *attachment) tick(now time.Time) (next time.Time) {
 		}
 		return next
 	}
+	probe := a.probeAt()
+	if !probe.IsZero() && !now.Before(probe) {
+		a.pingDue, probe = true, time.Time{}
+		a.wake()
+	}
 	if a.inflight > 0 || a.pingOut || !a.asked.IsZero() {
 		at := a.due()
 		if !now.Before(at) {
@@ -1065,16 +1065,5 @@ func (a *attachment) tick(now time.Time) (next time.Time) {
 		}
 		next = at
 	}
-	if at := a.probeAt(); !at.IsZero() {
-		if !now.Before(at) {
-			a.pingDue = true
-			a.wake()
-			if a.inflight > 0 {
-				next = earlier(next, a.due())
-			}
-			return next
-		}
-		next = earlier(next, at)
-	}
-	return next
+	return earlier(next, probe)
 }

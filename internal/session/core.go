@@ -326,17 +326,6 @@ func (q *queue) pop() *Stream {
 // or keystrokes, never a transfer.
 const quiet = 4 << 10
 
-// small reports whether a stream has no more than that to send, again or anew.
-func (s *Stream) small() bool {
-	n := s.unsent
-	for _, ch := range s.resend {
-		if n += ch.len(); n > quiet {
-			break
-		}
-	}
-	return n <= quiet
-}
-
 // ready queues a stream that has something to send. New and small ones come
 // first, the others take turns.
 func (c *core) ready(s *Stream) {
@@ -344,7 +333,7 @@ func (c *core) ready(s *Stream) {
 		return
 	}
 	s.queued = true
-	if s.kind == kindControl || s.small() || s.sent == 0 && s.unsent <= bigBuffer {
+	if s.kind == kindControl || s.unsent <= quiet && len(s.resend) == 0 || s.sent == 0 && s.unsent <= bigBuffer {
 		c.urgent.push(s)
 	} else {
 		c.bulk.push(s)
@@ -393,18 +382,28 @@ func (c *core) tickBy(t time.Time) {
 	}
 }
 
-// roundTrip is the shortest of the carriers'.
-func (c *core) roundTrip() time.Duration {
+// shortest is the shortest of a round trip of the open carriers', 0 being none.
+func (c *core) shortest(trip func(a *attachment) time.Duration) time.Duration {
 	best := time.Duration(0)
 	for _, a := range c.atts {
-		if a.open && a.rtt > 0 && (best == 0 || a.rtt < best) {
-			best = a.rtt
+		if d := trip(a); a.open && d > 0 && (best == 0 || d < best) {
+			best = d
 		}
 	}
 	if best == 0 {
 		return defaultRTT
 	}
 	return best
+}
+
+// roundTrip is what a round trip takes now, on the quickest carrier.
+func (c *core) roundTrip() time.Duration {
+	return c.shortest(func(a *attachment) time.Duration { return a.rtt })
+}
+
+// emptyTrip is the shortest round trip that a carrier ever had.
+func (c *core) emptyTrip() time.Duration {
+	return c.shortest(func(a *attachment) time.Duration { return a.best })
 }
 
 // windowTime is a round trip as a stream's window has to cover it.
@@ -415,20 +414,6 @@ func (c *core) windowTime() time.Duration {
 	// Of the path when it is empty: judged by the round trip that its own queue makes
 	// long, a window would grow until a page's few bytes wait behind all that it holds.
 	return max(c.emptyTrip(), minWindowTime)
-}
-
-// emptyTrip is the shortest round trip that a carrier ever had.
-func (c *core) emptyTrip() time.Duration {
-	best := time.Duration(0)
-	for _, a := range c.atts {
-		if a.open && a.best > 0 && (best == 0 || a.best < best) {
-			best = a.best
-		}
-	}
-	if best == 0 {
-		return defaultRTT
-	}
-	return best
 }
 
 // share is the most that a stream may have queued now, beside one chunk.

@@ -2,6 +2,8 @@ package session_test
 
 import (
 	"context"
+	"io"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -167,4 +169,145 @@ func TestLeftBehind(t *testing.T) {
 			t.Error("the session is there still")
 		}
 	})
+}
+
+// A dial that begins when all is silent takes along what the silent carrier had: it
+// comes with the relay's first words.
+func TestSuspectIsToldInTheHello(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, patterned)
+		defer w.stop()
+		s, _, spare, got := suspected(t, w)
+		defer s.Close()
+		spare.Kill()
+		synctest.Wait()
+		if _, _, err := w.dial(tt.LinkConfig{}); err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		<-got
+		if d := time.Since(begin); d > w.delay/2 {
+			t.Errorf("it took %v after the relay's answer", d)
+		}
+	})
+}
+
+// A promoted spare that is silent, too, is found out by its own round trip.
+func TestSilentSpare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, patterned)
+		defer w.stop()
+		s, _, spare, _ := suspected(t, w)
+		defer s.Close()
+		spare.Freeze(tt.Client)
+		begin := time.Now()
+		w.client.Set(2, wire.CarrierActive)
+		w.until("suspicion", func(v session.View) bool { return len(v.Carriers) == 2 && v.Carriers[1].Suspect })
+		if d := time.Since(begin); d > 350*time.Millisecond {
+			t.Errorf("it took %v", d)
+		}
+	})
+}
+
+// A download's silence means something at once, although an upload fills the way up so
+// that not even a question leaves.
+func TestFrozenWithUpload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, serve)
+		defer w.stop()
+		w.delay = 50 * time.Millisecond
+		link, _, err := w.dial(tt.LinkConfig{Rate: 2.5e6, Capacity: 256 << 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		down, up := w.open(flow.Addr{Name: "down", Port: endless}), w.open(flow.Addr{Name: "up", Port: endless})
+		defer down.Close()
+		defer up.Close()
+		go io.Copy(io.Discard, struct{ io.Reader }{down})
+		go io.Copy(struct{ io.Writer }{up}, endlessZeros{})
+		time.Sleep(8 * time.Second)
+		link.Freeze(tt.Client)
+		link.Freeze(tt.Relay)
+		begin := time.Now()
+		w.until("suspicion", func(v session.View) bool { return v.Carriers[0].Suspect })
+		if d := time.Since(begin); d > 900*time.Millisecond {
+			t.Errorf("it took %v", d)
+		}
+	})
+}
+
+// A window is no larger than the path needs when its own queue is deep: all else on the
+// carrier waits behind it.
+func TestWindowLeavesQueuesShort(t *testing.T) {
+	// An upload's relay hears of the empty path less.
+	for name, most := range map[string]time.Duration{"down": 450 * time.Millisecond, "up": 700 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			const rate = 1.25e6
+			w := newWorld(t, serve)
+			defer w.stop()
+			w.delay = 50 * time.Millisecond
+			if _, _, err := w.dial(tt.LinkConfig{Rate: rate, Capacity: 8 << 20}); err != nil {
+				t.Fatal(err)
+			}
+			s := w.open(flow.Addr{Name: name, Port: endless})
+			defer s.Close()
+			if name == "up" {
+				go io.Copy(struct{ io.Writer }{s}, endlessZeros{})
+			} else {
+				go io.Copy(io.Discard, struct{ io.Reader }{s})
+			}
+			time.Sleep(20 * time.Second)
+			v, _ := w.client.View()
+			if rtt := v.Carriers[0].RTT; rtt > most {
+				t.Errorf("%s: a round trip takes %v", name, rtt)
+			}
+		})
+	}
+}
+
+// Of two carriers the one is late that has what streams wait for.
+func TestLate(t *testing.T) {
+	for _, name := range []string{"down", "up"} {
+		for slow := range 2 {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, serve)
+				defer w.stop()
+				w.delay = 50 * time.Millisecond
+				var policed atomic.Bool
+				for i := range 2 {
+					stall := func() time.Duration {
+						if i == slow && policed.Load() {
+							return 100 * time.Millisecond
+						}
+						return 0
+					}
+					if _, _, err := w.dial(tt.LinkConfig{Rate: 1.25e6, Capacity: 128 << 10, Stall: stall}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				s := w.open(flow.Addr{Name: name, Port: endless})
+				defer s.Close()
+				if name == "up" {
+					go io.Copy(struct{ io.Writer }{s}, endlessZeros{})
+				} else {
+					go io.Copy(io.Discard, struct{ io.Reader }{s})
+				}
+				time.Sleep(3 * time.Second)
+				policed.Store(true)
+				var late [2]int // times
+				for range 40 {
+					time.Sleep(50 * time.Millisecond)
+					v, _ := w.client.View()
+					for _, c := range v.Carriers {
+						if c.Late {
+							late[c.N-1]++
+						}
+					}
+				}
+				if late[slow] < 10 || late[slow] < 3*late[1-slow] {
+					t.Errorf("%s, %d is slow: they were late %v of 40 times", name, slow, late)
+				}
+			})
+		}
+	}
 }

@@ -44,8 +44,8 @@ type CarrierStats struct {
 	// Busy: it has unacknowledged data of ours, or data came over it within the
 	// last 500 ms.
 	Busy bool
-	// Late: a stream waits for what this carrier took while others have brought what
-	// comes after, or wait for the stream's window.
+	// Late: a stream waits for what this carrier took. While all goes well that is now
+	// one, now another; when all stands it is the one to blame.
 	Late bool
 }
 
@@ -162,15 +162,16 @@ func (c *core) settle(now time.Time) (next time.Time) {
 // maxLate bounds how many pieces beyond gaps are looked at for [CarrierStats.Late].
 const maxLate = 1024
 
-// late finds the carriers that hold up others.
+// late finds the carriers that hold up others: those with the oldest that we have sent
+// of a stream, and those that have brought nothing of a stream that lies beyond its gap.
 func (c *core) late() map[*attachment]bool {
 	if c.open < 2 {
 		return nil
 	}
 	late, looked := map[*attachment]bool{}, 0
 	for s := range c.all {
-		if h := s.head; h != nil && h.on != nil && s.next != nil && s.next.off+uint64(s.next.len()) > s.limit {
-			late[h.on] = true
+		if s.head != nil && s.head.on != nil {
+			late[s.head.on] = true
 		}
 		if len(s.ooo) == 0 {
 			continue

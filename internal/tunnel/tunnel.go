@@ -155,7 +155,11 @@ func (r *Relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*L
 // around returns the link of another relay that carriers to this one may lead
 // through now, the best first; nil if there is none.
 func (r *Relays) around(label string) (other *Link) {
-	for _, l := range *r.all.Load() {
+	all := r.all.Load()
+	if all == nil {
+		return nil
+	}
+	for _, l := range *all {
 		switch {
 		case l.label == label || !l.keeper.Passable():
 		case l.keeper.Healthy():
