@@ -50,7 +50,9 @@ func TestIdleLimit(t *testing.T) {
 	n := nginxtest.Run(t, nginxtest.Config{KeepaliveTimeout: time.Second})
 	v := Visitor{Network: transport.System{}, Address: n.Address, Name: n.Name, Patience: 4 * time.Second}
 	s := v.Visit(t.Context())
-	if s.Idle < time.Second || s.Idle > 3*time.Second || s.Life != 0 || s.LifeFor == 0 {
+	// nginx counts from the clock that it read when its loop last woke, so it is early
+	// by as long as it was busy since.
+	if s.Idle < 900*time.Millisecond || s.Idle > 3*time.Second || s.Life != 0 || s.LifeFor == 0 {
 		t.Errorf("idle %v, life %v of %v", s.Idle, s.Life, s.LifeFor)
 	}
 }
