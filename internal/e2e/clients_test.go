@@ -169,9 +169,8 @@ func TestQuotaOverKill9(t *testing.T) {
 	} else {
 		t.Logf("%d bytes of %d came over %d ends of the relay: off by %.3f %%", n, quota, kills, 100*float64(n-quota)/quota)
 	}
-	if code := refused(t, c.proxy, origin.URL); code != 2 {
-		t.Errorf("a stream afterwards: reply %d", code)
-	}
+	// A stream that opened just as the quota ended may have been reset in its midst.
+	eventually(t, 30*time.Second, "streams are refused by rule", func() bool { return refused(t, c.proxy, origin.URL) == 2 })
 	if out := string(curl(t, "--proxy", "http://"+c.proxy, origin.URL)); !strings.Contains(out, "quota of your invite") {
 		t.Errorf("over HTTP: %s", out)
 	}
