@@ -59,6 +59,7 @@ type attachment struct {
 	rtt                 time.Duration
 	best                time.Duration // the shortest
 	probe               bool          // data came since the last PING
+	asks                int           // PINGs since data moved or the carrier took over
 	inflight            int           // chunks that it carried and that are not acknowledged
 	carrying            int           // their bytes
 	received, delivered meter         // bytes of frames, and of chunks that were acknowledged
@@ -96,7 +97,7 @@ func (c *core) setOpen(a *attachment) {
 	if open == a.open {
 		return
 	}
-	a.open = open
+	a.open, a.asks = open, 0
 	if !open {
 		c.open--
 		for _, b := range c.atts { // alone, it may have more on the way
@@ -590,7 +591,7 @@ func (a *attachment) fill() bool {
 	}
 	now := time.Now()
 	if moved {
-		a.sentAt = now
+		a.sentAt, a.asks = now, 0
 		c.moved(now)
 		c.spend(a, now)
 	}
@@ -613,6 +614,7 @@ func (a *attachment) fill() bool {
 
 func (a *attachment) ping(now time.Time) {
 	a.pingDue, a.probe = false, false
+	a.asks++
 	if !a.pingOut {
 		if a.inflight == 0 {
 			a.waiting = now
@@ -981,6 +983,10 @@ func (a *attachment) probeAt() time.Time {
 		return a.owedSince().Add(a.quiet())
 	case a.probe || c.gaps > 0:
 		return a.lastRecv.Add(probeAfter)
+	case a.asks < maxAsks && a.budget == 0 && (len(c.all) > 1 || len(c.flows) > 0):
+		// The answer to what was sent may be lost on a carrier that froze after it took
+		// the question, and nothing shows that something should have come.
+		return a.lastRecv.Add(probeAfter << a.asks)
 	}
 	return time.Time{}
 }

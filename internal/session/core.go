@@ -97,6 +97,9 @@ const (
 	// steadyProbe how long at least when data came without a pause before.
 	probeAfter  = time.Second
 	steadyProbe = 250 * time.Millisecond
+	// maxAsks is how many PINGs in a row a client sends into silence that may mean
+	// nothing, each after twice as long: the last one 15 s after data moved.
+	maxAsks = 4
 	// lullSpan is how long a silence that ended well counts in full.
 	lullSpan = 4 * time.Second
 	// slowRate is the least that a path is believed to pass, in bytes a second.
@@ -678,7 +681,7 @@ func (c *core) unblock() {
 
 // gotMore notes that n bytes of data came.
 func (c *core) gotMore(a *attachment, n int) {
-	a.probe = true
+	a.probe, a.asks = true, 0
 	if a.lastRecv.Sub(a.dataAt) > calmAfter {
 		a.streak = a.lastRecv
 	}

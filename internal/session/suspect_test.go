@@ -192,6 +192,55 @@ func TestSuspectIsToldInTheHello(t *testing.T) {
 	})
 }
 
+// A carrier that froze after the question was acknowledged is found out, though nothing
+// is outstanding and the answer leaves no gap; and silence without a question costs no
+// more than a few PINGs.
+func TestLostAnswer(t *testing.T) {
+	for _, frozen := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, func(ctx context.Context, s *session.Stream, dst flow.Addr) {
+				defer s.Close()
+				s.Read(make([]byte, 1))
+				select {
+				case <-time.After(5 * time.Second):
+					s.Write([]byte("answer"))
+				case <-ctx.Done():
+				}
+				if !frozen {
+					<-ctx.Done()
+				}
+			})
+			defer w.stop()
+			w.delay = 50 * time.Millisecond
+			link, _, err := w.dial(plain())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := w.open(origin)
+			defer s.Close()
+			s.Write([]byte("question"))
+			time.Sleep(4 * time.Second)
+			if frozen {
+				link.Freeze(tt.Client)
+				link.Freeze(tt.Relay)
+				begin := time.Now()
+				w.until("suspicion", func(v session.View) bool { return v.Carriers[0].Suspect })
+				if d := time.Since(begin); d > 5*time.Second {
+					t.Errorf("it took %v", d)
+				}
+				return
+			}
+			time.Sleep(20 * time.Second) // for the answer
+			v, _ := w.client.View()
+			before := v.Carriers[0].Up
+			time.Sleep(time.Hour)
+			if v, _ = w.client.View(); v.Carriers[0].Up != before {
+				t.Errorf("%d bytes were sent in an hour of silence", v.Carriers[0].Up-before)
+			}
+		})
+	}
+}
+
 // A promoted spare that is silent, too, is found out by its own round trip.
 func TestSilentSpare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
