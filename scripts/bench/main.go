@@ -30,6 +30,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -297,16 +298,21 @@ func (b *bench) busel(cover string) (*way, error) {
 	}
 }
 
-// freePorts finds two addresses on loopback that nobody uses.
+// freePorts finds two addresses on loopback that nobody uses, below the ports that the
+// system gives to connections.
 func freePorts() (a, b string, err error) {
 	var found [2]string
-	for i := range found {
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
+	for i, tries := 0, 0; i < len(found); tries++ {
+		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(15000)))
 		if err != nil {
-			return "", "", err
+			if tries == 100 {
+				return "", "", err
+			}
+			continue
 		}
 		defer l.Close()
 		found[i] = l.Addr().String()
+		i++
 	}
 	return found[0], found[1], nil
 }
