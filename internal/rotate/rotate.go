@@ -186,21 +186,22 @@ type Keeper struct {
 
 // held is a carrier of ours.
 type held struct {
-	path   *Path
-	born   time.Time
-	moved  uint64    // bytes, when last seen
-	down   uint64    // of them received
-	heard  time.Time // when more was received, or it was born
-	budget uint64
-	spent  bool
-	usable bool      // when last seen
-	used   bool      // it was once
-	was    uint64    // moved at the last sample
-	flows  []float64 // of the last samples, bytes/s
-	peak   float64   // the most that it carried of late, bytes/s
-	left   bool      // we have given it up, or made it a spare
-	seen   bool      // in the session's view
-	gone   time.Time // from there
+	path    *Path
+	born    time.Time
+	moved   uint64    // bytes, when last seen
+	down    uint64    // of them received
+	heard   time.Time // when more was received, or it was born
+	budget  uint64
+	spent   bool
+	usable  bool      // when last seen
+	used    bool      // it was once
+	was     uint64    // moved at the last sample
+	flows   []float64 // of the last samples, bytes/s
+	peak    float64   // the most that it carried of late, bytes/s
+	left    bool      // we have given it up, or made it a spare
+	suspect bool      // when last seen
+	seen    bool      // in the session's view
+	gone    time.Time // from there
 }
 
 // endWithin is how long the judgement of a carrier's end is waited for: a session
@@ -391,7 +392,10 @@ func (k *Keeper) observe(v View, now time.Time) {
 			h.down, h.heard = c.Down, now
 		}
 		h.spent = h.spent || c.Spent
-		if c.Suspect {
+		if h.suspect && !c.Suspect {
+			h.path.stained = time.Time{} // it was only late
+		}
+		if h.suspect = c.Suspect; h.suspect {
 			h.path.stained = now
 			k.lost = k.words(h.path.Route) + " fell silent"
 		}

@@ -32,10 +32,11 @@ type attachment struct {
 	proven  bool // rule 7: the peer has said something after the reply
 	open    bool // live, proven, active: streams may use it
 	suspect bool
-	shunned bool      // what it carried goes over others, too, until it speaks again
-	laden   bool      // something was put on it since that was last taken back
-	doubted time.Time // when it became suspect
-	asked   time.Time // when it was asked for a sign of life, zero if one came since
+	shunned bool          // what it carried goes over others, too, until it speaks again
+	laden   bool          // something was put on it since that was last taken back
+	doubted time.Time     // when it became suspect
+	grace   time.Duration // how long it is kept then beside one that works
+	asked   time.Time     // when it was asked for a sign of life, zero if one came since
 	// confirmed: the relay's accept said CARRIER(n, active), so the frames in the
 	// hello were opened.
 	confirmed bool
@@ -867,17 +868,15 @@ func (c *core) readLoop(a *attachment) {
 	}
 }
 
-// supersede drops carriers that are silent since they became suspect, now that
-// a has delivered something: suspicion alone is not death (DESIGN section 6).
+// supersede has carriers that are suspect looked at, now that a has delivered
+// something: suspicion alone is not death (DESIGN section 6).
 func (c *core) supersede(a *attachment) {
-	for i := 0; a.open && i < len(c.atts); i++ {
-		b := c.atts[i]
-		if b != a && b.suspect && b.live {
-			b.listen()
+	for _, b := range c.atts {
+		if b == a || !a.open || !b.suspect || !b.live {
+			continue
 		}
-		if b != a && b.suspect && b.live && b.doubted.Before(a.lastRecv) {
-			c.detach(b, &transport.CarrierError{Failure: transport.Frozen, Err: errSilent})
-			i--
+		if b.listen(); b.suspect {
+			c.tickBy(b.doubted.Add(b.grace))
 		}
 	}
 }
@@ -1055,7 +1054,13 @@ func (a *attachment) tick(now time.Time) (next time.Time) {
 			at = a.due()
 		}
 		if !now.Before(at) && c.client && !a.suspect {
-			a.suspect, a.doubted = true, now
+			// What it had goes over another one, so keeping it costs nothing. TCP whose
+			// retransmission was lost tries again when it has been silent for twice as
+			// long (RFC 6298, section 5.5).
+			a.suspect, a.doubted, a.grace = true, now, min(now.Sub(later(a.waiting, a.lastRecv))+a.best, maxGrace)
+			if a.budget > 0 {
+				a.grace = 0
+			}
 			for _, b := range c.atts { // is another one better off?
 				if b != a && b.live && b.proven && !b.suspect {
 					b.pingDue = true
@@ -1064,6 +1069,9 @@ func (a *attachment) tick(now time.Time) (next time.Time) {
 			}
 			c.log.Debug("carrier is suspect", "carrier", a.n, "silent", now.Sub(a.lastRecv), "rtt", a.rtt, "best", a.best, "lull", a.lull, "asked", a.pingOut)
 			at = a.due()
+		}
+		if a.suspect && a.outlived(a.doubted) {
+			at = earlier(at, a.doubted.Add(a.grace))
 		}
 		if !now.Before(at) {
 			c.detach(a, &transport.CarrierError{Failure: transport.Frozen, Err: errSilent})

@@ -117,6 +117,8 @@ const (
 	// promotedMin is suspectMin of a spare that was promoted, whose PING is the first
 	// thing on it for a while.
 	promotedMin = 300 * time.Millisecond
+	// maxGrace bounds how long a suspect carrier is kept beside one that works.
+	maxGrace = 2 * time.Second
 	// lostAfter is when a client gives up a suspect carrier even if it has no
 	// other, as its user waits; deadAfter is that for a relay, and the most for
 	// both. TCP would try for a quarter of an hour.

@@ -534,7 +534,11 @@ func TestFrozen(t *testing.T) {
 			if d := time.Since(start); d > 2*time.Second {
 				t.Errorf("moved after %v", d)
 			}
-			if st := w.client.Stats(); st.Moves != 1 || len(st.Carriers) != 1 {
+			w.until("end of the old one", func(v session.View) bool { return len(v.Carriers) == 1 })
+			if d := time.Since(start); d > 3*time.Second {
+				t.Errorf("the old one was kept for %v", d)
+			}
+			if st := w.client.Stats(); st.Moves != 1 {
 				t.Errorf("%+v", st)
 			}
 			s.Close()

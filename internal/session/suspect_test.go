@@ -102,6 +102,26 @@ func TestSuspectComesBack(t *testing.T) {
 	})
 }
 
+// A carrier is given as long again to come back, though another one works: TCP on a
+// path that loses packets is as silent.
+func TestSuspectIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, patterned)
+		defer w.stop()
+		s, old, _, _ := suspected(t, w)
+		defer s.Close()
+		w.client.Set(2, wire.CarrierActive)
+		time.Sleep(300 * time.Millisecond)
+		old.Thaw(tt.Client)
+		old.Thaw(tt.Relay)
+		time.Sleep(500 * time.Millisecond)
+		v, _ := w.client.View()
+		if len(v.Carriers) != 2 || v.Carriers[0].Suspect || v.Carriers[0].N != 1 {
+			t.Errorf("%+v", v.Carriers)
+		}
+	})
+}
+
 // What was said of a suspect carrier may come late, after it has come back: when the
 // other one is gone, it goes on.
 func TestSuspicionComesLate(t *testing.T) {
