@@ -579,6 +579,48 @@ func TestTrialAlike(t *testing.T) {
 	})
 }
 
+// At 5 % loss half seconds differ by a third, and a second connection adds a fifth: it
+// stays. One that hardly moves does not, though the transfer gathers speed meanwhile.
+func TestTrialInNoise(t *testing.T) {
+	kept := 0
+	for seed := range uint64(20) {
+		run(t, func(s *sim, _ *Config) {
+			s.moving = true
+			s.rate = func(c *simCarrier, n int) float64 {
+				half := uint64(time.Since(s.begin) / sampleEvery)
+				rate := 8.2e6 * (0.7 + 0.6*rand.New(rand.NewPCG(seed, half)).Float64())
+				like := 0 // carriers
+				for _, o := range s.live {
+					if o.route == tlsA && o.state == wire.CarrierActive {
+						like++
+					}
+				}
+				switch {
+				case c.route == udpA:
+					return 200e3
+				case time.Since(s.begin) < 12*time.Second:
+					return rate * time.Since(s.begin).Seconds() / 12
+				case like > 1:
+					return rate * 1.2 / float64(like)
+				}
+				return rate
+			}
+		}, both, func(t *testing.T, s *sim) {
+			s.let(13 * time.Second)
+			if strings.Contains(s.log.String(), "stays=true") {
+				t.Errorf("%d: a carrier that hardly moves stays\n%s", seed, s.log.String())
+			}
+			s.let(9 * time.Second)
+			if got := strings.Join(s.states(), ", "); strings.HasPrefix(got, "tls active, tls active") {
+				kept++
+			}
+		})
+	}
+	if kept < 14 {
+		t.Errorf("the second connection was kept in %d of 20 runs", kept)
+	}
+}
+
 // A carrier that is policed in the middle of a transfer is left within 10 s.
 func TestThrottledMidway(t *testing.T) {
 	var policed bool

@@ -31,12 +31,16 @@ const (
 	// carriers share the work everything else is slower.
 	trialAfter = 8 * time.Second
 	// A trial has trialReach to get its carrier, which then has trialWarm to get up
-	// to speed before trialSamples are taken.
-	trialReach   = 6 * time.Second
-	trialWarm    = time.Second
-	trialSamples = 4
-	// gain is how much more must move for the carrier to stay.
-	gain = 1.12
+	// to speed before samples are taken.
+	trialReach = 6 * time.Second
+	trialWarm  = time.Second
+	// With plainGain over soonSamples the carrier stays, and with less than before it
+	// goes. Else it stays if gain is left over trialSamples: at 5 % loss single seconds
+	// differ by a fifth, and a second connection adds as much.
+	soonSamples  = 4
+	plainGain    = 1.25 // of what moved before
+	trialSamples = 8
+	gain         = 1.08
 	// After a trial with gain the next one waits trialNext, and so it does after the
 	// first without, which is followed by one of the other kind. From the second on
 	// it waits trialAgain, four times as long each time up to maxTrialAgain.
@@ -197,7 +201,11 @@ func (k *Keeper) try(v View, now time.Time) (active int, least uint32, wake time
 		k.judge(v, now)
 	case !k.healthy:
 	case t.bulk() && t.steady() && !now.Before(t.after) && 1+t.extra < bondMost && (half < throttled || now.Sub(k.moving) >= trialAfter):
-		t.begin(v, half, now)
+		base := half
+		if half >= throttled {
+			base = t.mean(trialSamples)
+		}
+		t.begin(v, base, now)
 	}
 	if len(t.rates) >= bulkSamples/2 && t.begun.IsZero() {
 		t.best = max(t.best*0.98, half)
@@ -245,27 +253,33 @@ func (k *Keeper) judge(v View, now time.Time) {
 	if t.base < throttled && now.Sub(t.joined) >= trialWarm && k.leaveLittle(v, now) {
 		return
 	}
-	if now.Sub(t.joined) < trialWarm+trialSamples*sampleEvery {
+	long := now.Sub(t.joined) - trialWarm
+	if long < soonSamples*sampleEvery {
 		return
 	}
-	if t.mean(2) < t.base/collapse && now.Sub(t.joined) < trialWarm+3*trialSamples*sampleEvery {
+	if t.mean(2) < t.base/collapse && long < 3*soonSamples*sampleEvery {
 		return // something else happens meanwhile: see leaveCollapsed
 	}
-	won := t.mean(trialSamples) >= gain*t.base
-	if k.cfg.Policy == Single {
-		// The better one stays alone.
-		if won = on.Rate >= gain*t.base; won {
-			t.least = 0
-			for n := range t.before {
-				t.least = max(t.least, n)
-			}
-		}
-		k.log.Debug("another carrier was tried", "relay", k.relay(), "before", int(t.base), "now", int(on.Rate), "stays", won)
-		t.over(false, now)
+	single := k.cfg.Policy == Single // the better one stays alone
+	moved := t.mean(min(int(long/sampleEvery), trialSamples))
+	if single {
+		moved = on.Rate
+	}
+	more := moved / t.base
+	helps := k.held[on.N].flow()*slowShare >= t.mean(ebb) // else what grew grew by itself
+	if long < trialSamples*sampleEvery && helps && more >= 1 && more < plainGain {
 		return
 	}
-	k.log.Debug("one more carrier was tried", "relay", k.relay(), "before", int(t.base), "now", int(t.mean(trialSamples)), "stays", won)
-	t.over(won, now)
+	won := helps && more >= gain
+	k.log.Debug("one more carrier was tried", "relay", k.relay(), "before", int(t.base), "now", int(moved), "stays", won)
+	if single && won {
+		t.least = 0
+		for n := range t.before {
+			t.least = max(t.least, n)
+		}
+	}
+	t.over(won && !single, now)
+	t.rates = nil // those of the trial say nothing of what moves without it
 }
 
 // over ends a trial.
@@ -274,7 +288,7 @@ func (t *trial) over(won bool, now time.Time) {
 	if won {
 		t.extra++
 		t.n, t.least = 0, 0
-		t.best = max(t.best, t.mean(trialSamples))
+		t.best = max(t.best, t.mean(soonSamples))
 		t.again, t.after = 0, now.Add(trialNext)
 		return
 	}
