@@ -25,3 +25,12 @@ func (c *checker) machine(f *checkup.Facts) {
 		f.UDPBuffer, _ = strconv.Atoi(strings.TrimSpace(string(text))) // 0 is unknown
 	}
 }
+
+// openFiles is how many descriptors this process may have; 0 is unknown.
+func openFiles() uint64 {
+	var files unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &files) != nil {
+		return 0
+	}
+	return files.Cur // which Go has raised as far as it may
+}

@@ -42,6 +42,10 @@ const (
 	// borrowedCarriers is the most clients at a time in front of somebody else's site
 	// (docs/PROTOCOL.md, section 3.4).
 	borrowedCarriers = 20
+	// mostConns is the most TCP connections at a time, strangers' included: half of the
+	// worker_connections that a cover should have (nginxSnippet), since nginx ends what
+	// is silent from fifteen sixteenths on, and clients' visits are silent to it.
+	mostConns = 4096
 )
 
 func runCommand() cli.Command {
@@ -324,7 +328,7 @@ func (s *server) mirrors(key *ecdh.PrivateKey, site mirror.Cover, returned chan<
 				p, err := s.ports.tcp(ctx, addr)
 				return p.socket, err
 			},
-			Key: key, Cover: site, Slots: slots, Logger: s.log,
+			Key: key, Cover: site, Slots: slots, Logger: s.log, MaxConns: s.connsEach(openFiles()),
 			Returned: func() {
 				select {
 				case returned <- struct{}{}:
@@ -338,6 +342,17 @@ func (s *server) mirrors(key *ecdh.PrivateKey, site mirror.Cover, returned chan<
 		all = append(all, l)
 	}
 	return all, nil
+}
+
+// connsEach is how many connections each TCP port may have at a time if there are so
+// many descriptors for all, 0 being unknown. A stranger takes two, with the built-in
+// cover three, and clients' streams want some, too.
+func (s *server) connsEach(files uint64) int {
+	n := mostConns
+	if files > 0 {
+		n = int(min(mostConns, files/4))
+	}
+	return max(1, n/len(s.set.Listen))
 }
 
 // quics makes the listeners on UDP ports, if the settings have them: of the same

@@ -33,6 +33,9 @@ const programsVariable = "BUSEL_E2E_PROGRAMS"
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
+		if plan := os.Getenv(crowdVariable); plan != "" {
+			return beCrowd(plan)
+		}
 		if bin = os.Getenv(programsVariable); bin != "" {
 			return m.Run()
 		}

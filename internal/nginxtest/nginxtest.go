@@ -80,6 +80,9 @@ type Config struct {
 	Large int64
 	// Workers is the number of worker processes; 0 means 1.
 	Workers int
+	// Connections is worker_connections, of each worker, listening sockets included;
+	// 0 means 8192.
+	Connections int
 	// Extra is put into the server block as it is, such as "error_page 404 /;".
 	Extra string
 }
@@ -305,8 +308,12 @@ func (cfg Config) render(s *Server, secure []string) string {
 	}
 	line("pid %s/nginx.pid;", s.Dir)
 	line("error_log stderr crit;")
-	line("worker_rlimit_nofile 16384;")
-	line("events { worker_connections 8192; }")
+	connections := cfg.Connections
+	if connections == 0 {
+		connections = 8192
+	}
+	line("worker_rlimit_nofile %d;", max(16384, 2*connections))
+	line("events { worker_connections %d; }", connections)
 	line("http {")
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		line("  %s_temp_path %s/tmp-%s;", kind, s.Dir, kind)

@@ -353,48 +353,134 @@ func TestVisitSizes(t *testing.T) {
 	}
 }
 
-// TestMaxConns checks that under overload nothing is accepted, and later it is.
-func TestMaxConns(t *testing.T) {
+// crowded is a relay with room for n connections before a site that says what it
+// hears, and ends a visit when its visitor has left.
+func crowded(t *testing.T, n int) (r *relay, visits <-chan struct{}) {
 	cover, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer cover.Close()
-	accepted := make(chan net.Conn, 4)
+	t.Cleanup(func() { cover.Close() })
+	accepted := make(chan struct{}, 16)
 	go func() {
 		for {
 			c, err := cover.Accept()
 			if err != nil {
 				return
 			}
-			accepted <- c
+			accepted <- struct{}{}
+			go func() {
+				io.Copy(struct{ io.Writer }{c}, c)
+				c.Close()
+			}()
 		}
 	}()
-	r := startRelay(t, &site{addr: cover.Addr().String(), name: coverName}, func(c *ListenerConfig) { c.MaxConns = 1 })
-	dial := func() net.Conn {
-		c, err := net.Dial("tcp", r.addr)
-		if err != nil {
+	return startRelay(t, &site{addr: cover.Addr().String(), name: coverName}, func(c *ListenerConfig) { c.MaxConns = n }), accepted
+}
+
+func (r *relay) visit(t *testing.T) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+// silent waits until so many visitors count as silent.
+func (r *relay) silent(t *testing.T, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		r.idle.mu.Lock()
+		now := r.idle.visits.Len()
+		r.idle.mu.Unlock()
+		if now == n {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d visitors count as silent, want %d", now, n)
+		}
+	}
+}
+
+// TestMaxConns checks who makes room: the visitor who has been silent longest, and
+// nobody who is in the midst of saying something.
+func TestMaxConns(t *testing.T) {
+	r, visits := crowded(t, 3)
+	busy := r.visit(t)
+	<-visits
+	io.WriteString(busy, "\x16\x03\x01\x02")
+	r.silent(t, 0)
+	old := r.visit(t)
+	<-visits
+	answered := r.visit(t)
+	<-visits
+	r.silent(t, 2)
+	for turn := range 2 {
+		io.WriteString(answered, "NONSENSE")
+		if _, err := io.ReadFull(answered, make([]byte, 8)); err != nil {
 			t.Fatal(err)
 		}
-		return c
+		r.silent(t, 1+turn) // behind the first answer a handshake may not be over
 	}
-	first := dial()
-	a := <-accepted
-	second := dial()
-	defer second.Close()
-	select {
-	case <-accepted:
-		t.Fatal("a second connection was accepted")
-	case <-time.After(50 * time.Millisecond):
+	r.visit(t)
+	<-visits
+	if n, err := old.Read(make([]byte, 1)); err != io.EOF {
+		t.Fatalf("who was silent longest reads %d bytes, %v", n, err)
 	}
-	first.Close()
-	a.Close()
-	select {
-	case c := <-accepted:
-		c.Close()
-	case <-time.After(patience):
-		t.Fatal("the second connection was never accepted")
+	r.silent(t, 2)
+	r.visit(t)
+	<-visits
+	if n, err := answered.Read(make([]byte, 1)); err != io.EOF {
+		t.Fatalf("who was answered reads %d bytes, %v", n, err)
 	}
+	io.WriteString(busy, "x")
+	if _, err := io.ReadFull(busy, make([]byte, 5)); err != nil {
+		t.Errorf("who was in the midst of something: %v", err)
+	}
+}
+
+// TestNoRoom checks that without a silent visitor a new one is turned away as by a
+// web server without connections, and has room again later.
+func TestNoRoom(t *testing.T) {
+	r, visits := crowded(t, 1)
+	busy := r.visit(t)
+	<-visits
+	io.WriteString(busy, "\x16\x03\x01\x02")
+	r.silent(t, 0)
+	for range 3 {
+		if n, err := r.visit(t).Read(make([]byte, 1)); err != io.EOF {
+			t.Fatalf("beyond the bound a visitor reads %d bytes, %v", n, err)
+		}
+	}
+	busy.Close()
+	for deadline := time.Now().Add(patience); ; {
+		c := r.visit(t)
+		c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+			break // it stays
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("there never is room again")
+		}
+	}
+}
+
+// TestCarriersKeepTheirPlace checks that strangers never take a client's place.
+func TestCarriersKeepTheirPlace(t *testing.T) {
+	r := startRelay(t, goSite(t, nil), func(c *ListenerConfig) { c.MaxConns = 3 })
+	d := r.dialer(t, nil)
+	c, e := r.pair(t, d)
+	send(t, c, e, 1)
+	for range 20 {
+		r.visit(t)
+	}
+	send(t, c, e, 2)
+	c2, e2 := r.pair(t, d)
+	send(t, c2, e2, 3)
+	send(t, c, e, 4)
 }
 
 // TestNoReply tells a site without a relay behind it from silence.

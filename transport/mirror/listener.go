@@ -32,12 +32,16 @@ type Cover struct {
 type ListenerConfig struct {
 	// Listen opens the port. It is called again after the cover was down, when
 	// the port was closed as the cover's would be (rule 11).
-	Listen   func(context.Context) (net.Listener, error)
-	Key      *ecdh.PrivateKey // s, on X25519
-	Cover    Cover
-	Network  transport.Network // dials the cover; nil means transport.System
-	Logger   *slog.Logger      // nil discards
-	MaxConns int               // connections at a time, strangers' included; beyond it nothing is accepted; 0 means 4096
+	Listen  func(context.Context) (net.Listener, error)
+	Key     *ecdh.PrivateKey // s, on X25519
+	Cover   Cover
+	Network transport.Network // dials the cover; nil means transport.System
+	Logger  *slog.Logger      // nil discards
+	// MaxConns is how many connections there are at a time, strangers' included; 0
+	// means 4096. Beyond it the visits of strangers who have been silent longest make
+	// room, and if there are none, a connection that comes is closed at once: what
+	// nginx does when it runs out of worker_connections (docs/adr/0021).
+	MaxConns int
 	// Returned, if not nil, is called when the cover answers again after it was
 	// down: it may have become another. It must not block.
 	Returned func()
@@ -60,6 +64,10 @@ const (
 	defaultMaxConns  = 4096
 	coverDialTimeout = 10 * time.Second // far above any cover's; a stranger waits as long as the cover lets him
 	coverRetry       = time.Second      // between looks at a cover that is down
+	// maxDials is how many connections wait for the cover to accept them. Beyond it
+	// nothing is accepted here either: new ones wait in the kernel then, as they would
+	// in the cover's (nginx: listen backlog, 511).
+	maxDials = 256
 )
 
 // Stats are counts since the start, but for the gauge.
@@ -80,6 +88,10 @@ type Listener struct {
 	log     *slog.Logger
 	pending chan *pending
 	slots   chan struct{} // one for each connection
+	dials   chan struct{} // one for each connection that waits for the cover
+	dialled atomic.Int64  // when the cover accepted one last, in Unix nanoseconds
+	idle    idle
+	buffers buffers
 	stats   struct {
 		strangers, candidates, carriers, covertIn, covertOut, coverFailed atomic.Uint64
 		conns                                                             atomic.Int64
@@ -125,6 +137,7 @@ func NewListener(cfg ListenerConfig) (*Listener, error) {
 		log:     cfg.Logger,
 		pending: make(chan *pending),
 		slots:   make(chan struct{}, cfg.MaxConns),
+		dials:   make(chan struct{}, maxDials),
 		closed:  make(chan struct{}),
 	}
 	l.SetCoverLimits(cfg.Cover.Idle, cfg.Cover.Lifetime)
@@ -204,13 +217,13 @@ func (l *Listener) accept(ctx context.Context, port net.Listener, wg *sync.WaitG
 	}
 	for {
 		select {
-		case l.slots <- struct{}{}: // under overload nothing is accepted
+		case l.dials <- struct{}{}:
 		case <-l.closed:
 			return
 		}
 		c, err := port.Accept()
 		if err != nil {
-			<-l.slots
+			<-l.dials
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
@@ -221,6 +234,11 @@ func (l *Listener) accept(ctx context.Context, port net.Listener, wg *sync.WaitG
 			}
 			continue
 		}
+		if !l.room() {
+			<-l.dials
+			_ = c.Close() // unread, so with a RST if something has come
+			continue
+		}
 		wg.Go(func() {
 			defer func() { <-l.slots }()
 			l.stats.conns.Add(1)
@@ -228,6 +246,27 @@ func (l *Listener) accept(ctx context.Context, port net.Listener, wg *sync.WaitG
 			l.serve(ctx, c)
 		})
 	}
+}
+
+// room takes a slot for one more connection, and reports whether it could.
+func (l *Listener) room() bool {
+	select {
+	case l.slots <- struct{}{}:
+		return true
+	default:
+	}
+	if !l.idle.reuse() {
+		return false
+	}
+	t := time.NewTimer(closeTime + time.Second) // covers end a visit in less
+	defer t.Stop()
+	select {
+	case l.slots <- struct{}{}:
+		return true
+	case <-t.C:
+	case <-l.closed:
+	}
+	return false
 }
 
 // shutPort closes the port, if it is open.
@@ -245,6 +284,7 @@ func (l *Listener) shutPort() {
 func (l *Listener) serve(ctx context.Context, c net.Conn) {
 	client, ok := c.(halfCloser)
 	if !ok {
+		<-l.dials
 		_ = c.Close()
 		l.log.Error("port gives connections that cannot be half-closed")
 		return
@@ -253,12 +293,13 @@ func (l *Listener) serve(ctx context.Context, c net.Conn) {
 		_ = t.SetNoDelay(true)
 	}
 	cover, err := l.dialCover(ctx)
-	for wanting(err) && l.pause(ctx) {
+	for l.passing(err) && l.pause(ctx) {
 		cover, err = l.dialCover(ctx)
 	}
+	<-l.dials
 	if err != nil {
 		reset(c)
-		if ctx.Err() == nil && !wanting(err) {
+		if ctx.Err() == nil && !l.passing(err) {
 			l.stats.coverFailed.Add(1)
 			l.log.Warn("cover does not answer, the port is closed until it does", "err", bare(err))
 			l.shutPort()
@@ -268,6 +309,12 @@ func (l *Listener) serve(ctx context.Context, c net.Conn) {
 	newLink(l, client, cover).run(ctx)
 }
 
+// passing reports whether a dial failed for what passes: want of something here, or a
+// cover that accepts others and is only behind.
+func (l *Listener) passing(err error) bool {
+	return wanting(err) || classify(err) == transport.Timeout && time.Since(time.Unix(0, l.dialled.Load())) < coverDialTimeout
+}
+
 func (l *Listener) dialCover(ctx context.Context) (halfCloser, error) {
 	ctx, cancel := context.WithTimeout(ctx, coverDialTimeout)
 	defer cancel()
@@ -275,6 +322,7 @@ func (l *Listener) dialCover(ctx context.Context) (halfCloser, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.dialled.Store(time.Now().UnixNano())
 	cover, ok := c.(halfCloser)
 	if !ok {
 		_ = c.Close()

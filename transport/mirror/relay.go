@@ -38,14 +38,8 @@ const closeTime = 2 * time.Second
 // cut needlessly.
 const writeGrace = 200 * time.Millisecond
 
-// Sizes of read buffers in bytes.
+// Sizes of a client's read buffer in bytes; others' are of [copyBuffer].
 const (
-	// A stranger who says nothing costs these two. They hold what the kernel
-	// hands over at once, a server's first flight and the 17 kB of a prober: what
-	// came together must leave together, or the cover ends the connection
-	// between two parts and answers the second with a RST.
-	helloBuffer = 20 << 10
-	coverBuffer = 16 << 10
 	// A carrier's must hold a record, and grows when reads fill it.
 	minBuffer = 32 << 10
 	maxBuffer = 256 << 10
@@ -95,6 +89,7 @@ type link struct {
 	gate           gate
 	slot           sync.Mutex
 	slotted        bool           // an element of Slots is ours; guarded by slot
+	idle           place          // guarded by the listener's idle
 	aux            sync.WaitGroup // the proof, the offer of a hello
 }
 
@@ -234,6 +229,7 @@ func (k *link) run(ctx context.Context) {
 	if fault.OwnTimer {
 		defer time.AfterFunc(ownTimer, k.shut).Stop()
 	}
+	k.l.idle.add(k)
 	var wg sync.WaitGroup
 	wg.Go(k.runDown)
 	k.runUp()
@@ -241,6 +237,7 @@ func (k *link) run(ctx context.Context) {
 	k.end(&transport.CarrierError{Err: errCoverDone})
 	k.aux.Wait()
 	k.giveSlot()
+	k.l.idle.retire(k)
 	k.in.finish()
 	_ = k.client.Close()
 	_ = k.cover.Close()
@@ -355,7 +352,8 @@ func (k *link) tampered() {
 // --- client to cover ---
 
 func (k *link) runUp() {
-	buf := make([]byte, helloBuffer)
+	src := newSupply(k.client, &k.l.buffers)
+	defer src.release()
 	var msgs messages
 	sc := scanner{want: k.wantUp}
 	sc.ended = func(typ byte) {
@@ -364,16 +362,17 @@ func (k *link) runUp() {
 		}
 	}
 	for k.mode.Load() == undecided {
-		n, err := k.client.Read(buf)
-		if n > 0 {
-			sc.pass(buf[:n])
-			switch _, o := msgs.feed(buf[:n], typeClientHello); o {
+		b, err := src.read()
+		if len(b) > 0 {
+			k.l.idle.spoke(k)
+			sc.pass(b)
+			switch _, o := msgs.feed(b, typeClientHello); o {
 			case gotMessage:
 				k.decide(k.recognise(msgs.buf))
 			case notTLS:
 				k.decide(false)
 			}
-			if !k.toCover(buf[:n]) {
+			if !k.toCover(b) {
 				return
 			}
 		}
@@ -383,39 +382,26 @@ func (k *link) runUp() {
 			return
 		}
 	}
+	msgs = messages{}
 	if k.mode.Load() == candidate {
-		if !k.scanUp(&sc) {
+		src.release()
+		if !k.scanUp(&sc, src) {
 			return
 		}
 	}
-	_, err := io.Copy(k.toCoverPlain(), k.client)
-	switch {
-	case err == nil:
-		k.upEnds(io.EOF)
-	case over(err):
-	case gone(k.cover) && !gone(k.client):
-		k.coverGone()
-	default:
-		k.abort()
+	for {
+		b, err := src.read()
+		if len(b) > 0 {
+			k.l.idle.spoke(k)
+			if !k.toCover(b) {
+				return
+			}
+		}
+		if err != nil {
+			k.upEnds(err)
+			return
+		}
 	}
-}
-
-// toCoverPlain is where a stranger's bytes go.
-func (k *link) toCoverPlain() io.Writer {
-	if fault.SwallowAfterFIN {
-		return untilFIN{k}
-	}
-	return k.cover
-}
-
-// untilFIN is a fault: behind the cover's FIN nothing is passed on.
-type untilFIN struct{ k *link }
-
-func (u untilFIN) Write(b []byte) (int, error) {
-	if u.k.downEOF.Load() {
-		return len(b), nil
-	}
-	return u.k.cover.Write(b)
 }
 
 // decide is called once, before the last byte of the ClientHello passes.
@@ -452,6 +438,9 @@ func (k *link) recognise(msg []byte) bool {
 func (k *link) toCover(b []byte) bool {
 	if k.closing.Load() {
 		return true // dropped: the visit is over, only the cover's end is awaited
+	}
+	if fault.SwallowAfterFIN && k.downEOF.Load() {
+		return true
 	}
 	if _, err := k.cover.Write(b); err != nil {
 		if k.closing.Load() {
@@ -497,12 +486,22 @@ func (k *link) wantUp() (m [markerLen]byte, ok bool) {
 
 // scanUp takes covert records out of a candidate's bytes until the link becomes
 // plain. It reports whether up goes on.
-func (k *link) scanUp(sc *scanner) bool {
-	buf := make([]byte, minBuffer)
+func (k *link) scanUp(sc *scanner, src *supply) bool {
+	var buf []byte
 	r, w := 0, 0
 	for {
+		if r == w && !k.keyed.Load() { // perhaps for ever: hellos can be replayed
+			buf, r, w = nil, 0, 0
+			src.wait()
+		}
+		if buf == nil {
+			buf = make([]byte, minBuffer)
+		}
 		n, err := k.client.Read(buf[w:])
 		k.heard.Note(n)
+		if n > 0 && !k.keyed.Load() {
+			k.l.idle.spoke(k)
+		}
 		w += n
 		for r < w {
 			pass, covert := sc.next(buf[r:w])
@@ -622,8 +621,9 @@ func (k *link) takeHello(rec []byte) bool {
 // --- cover to client ---
 
 func (k *link) runDown() {
+	src := newSupply(k.cover, &k.l.buffers)
+	defer src.release()
 	var (
-		buf     = make([]byte, coverBuffer)
 		watch   helloWatch
 		known   bool // the ServerHello has passed
 		early   bool // the cover spoke before the ClientHello was whole
@@ -640,11 +640,10 @@ func (k *link) runDown() {
 			k.out.turn.give()
 		}
 	}()
-	for {
-		n, err := k.cover.Read(buf)
-		b := buf[:n]
+	for k.mode.Load() != plain || holding {
+		b, err := src.read()
 		mode := k.mode.Load()
-		if n > 0 && mode == candidate && !known {
+		if len(b) > 0 && mode == candidate && !known {
 			if early {
 				k.setPlain()
 			} else if _, o := watch.feed(b); o == gotMessage {
@@ -652,6 +651,7 @@ func (k *link) runDown() {
 				s := newSecrets(k.hello.random, watch.hello.random, k.es)
 				k.out.lane.s = s
 				k.secrets.Store(s)
+				watch = helloWatch{}
 				if k.l.cfg.Cover.Borrowed {
 					k.aux.Go(k.prove)
 				}
@@ -659,7 +659,7 @@ func (k *link) runDown() {
 				k.setPlain()
 			}
 		}
-		if n > 0 {
+		if len(b) > 0 {
 			early = early || mode == undecided
 			if !holding {
 				k.out.turn.take()
@@ -667,10 +667,7 @@ func (k *link) runDown() {
 			}
 			tr.pass(b)
 			k.gate.active(time.Now())
-			if _, werr := k.client.Write(b); werr != nil {
-				if !over(werr) {
-					k.abort()
-				}
+			if !k.toClient(b) {
 				return
 			}
 			if tr.boundary() || k.mode.Load() == plain {
@@ -682,18 +679,30 @@ func (k *link) runDown() {
 			k.downEnds(err, &holding)
 			return
 		}
-		if k.mode.Load() == plain && !holding {
-			_, err := io.Copy(k.client, k.cover)
-			switch {
-			case err == nil:
-				k.downEnds(io.EOF, &holding)
-			case over(err):
-			default:
-				k.abort()
-			}
+	}
+	for {
+		b, err := src.read()
+		if len(b) > 0 && !k.toClient(b) {
+			return
+		}
+		if err != nil {
+			k.downEnds(err, &holding)
 			return
 		}
 	}
+}
+
+// toClient writes what the cover said, and reports whether down goes on.
+func (k *link) toClient(b []byte) bool {
+	k.l.idle.answering(k)
+	if _, err := k.client.Write(b); err != nil {
+		if !over(err) {
+			k.abort()
+		}
+		return false
+	}
+	k.l.idle.answered(k)
+	return true
 }
 
 // downEnds is the end of the cover's bytes (rule 4).
@@ -727,6 +736,7 @@ func (k *link) downEnds(err error, holding *bool) {
 		k.shut()
 	})
 	defer t.Stop()
+	k.l.idle.add(k)
 	k.fin(k.cover, k.client, &k.downEOF, &k.upEOF)
 }
 
@@ -848,6 +858,7 @@ func (p *pending) answer(a *wire.Accept) (transport.Carrier, error) {
 	if !refused {
 		k.up.aead = in
 		k.keyed.Store(true)
+		k.l.idle.retire(k)
 	}
 	k.out.lane.aead, k.out.lane.n = out, 1
 	k.out.cut.Passed()
@@ -895,12 +906,21 @@ func properties(idle, life time.Duration) transport.Properties {
 // Close implements [transport.Carrier]: the relay tells the cover that its
 // visitor has left, and the cover ends the visit in its own way.
 func (c *relayCarrier) Close() error {
-	k := c.k
+	c.k.leave()
+	return nil
+}
+
+// leave ends a visit as if the visitor had left.
+func (k *link) leave() {
 	if k.closing.Swap(true) {
-		return nil
+		return
 	}
 	k.end(net.ErrClosed)
 	k.out.hurry()
+	if k.downEOF.Load() { // the cover has, and said so; only its kernel would wait
+		k.shut()
+		return
+	}
 	_ = k.cover.CloseWrite()
 	t := time.AfterFunc(closeTime, k.shut)
 	k.closer.Store(t)
@@ -909,5 +929,4 @@ func (c *relayCarrier) Close() error {
 		t.Stop()
 	default:
 	}
-	return nil
 }
