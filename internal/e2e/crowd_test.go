@@ -322,7 +322,8 @@ func count(all map[string]map[string]int, kind, how string) {
 	all[kind][how]++
 }
 
-// usual are the ways in which the server ended a kind, but for such as were rare.
+// usual are the ways in which the server ended a kind, the most frequent first, but for
+// such as were rare.
 func (r *crowdReport) usual(kind string) []string {
 	sum := 0
 	for _, n := range r.Ends[kind] {
@@ -334,7 +335,7 @@ func (r *crowdReport) usual(kind string) []string {
 			ways = append(ways, how)
 		}
 	}
-	slices.Sort(ways)
+	slices.SortFunc(ways, func(a, b string) int { return r.Ends[kind][b] - r.Ends[kind][a] })
 	return ways
 }
 
