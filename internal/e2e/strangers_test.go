@@ -116,7 +116,7 @@ func TestStrangers(t *testing.T) {
 				for range 4 { // what the scheduler did is not seen four times running
 					there := startCrowd(t, crowdPlan{other.Address, other.Name, c.kinds, size})
 					there.all(t)
-					elsewhere = speed()
+					elsewhere = min(speed(), downloadRate) // more is what a pause had left
 					if !c.waits {
 						bare = there.end(t)
 					}
@@ -199,7 +199,7 @@ func TestFullRelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	full := nginxtest.Run(t, nginxtest.Config{Connections: room + 4})
-	r := startRelay(t, relayOptions{cover: nginxtest.Run(t, nginxtest.Config{}), program: "relayd-with-few-files"})
+	r, metrics := relayWithMetrics(t, relayOptions{cover: nginxtest.Run(t, nginxtest.Config{}), program: "relayd-with-few-files"})
 	for _, tt := range []struct {
 		kind string
 		want string // of the first, and of the last
@@ -213,6 +213,7 @@ func TestFullRelay(t *testing.T) {
 		{"half a request", "stays | turned away"},
 	} {
 		t.Run(tt.kind, func(t *testing.T) {
+			eventually(t, time.Minute, "the last ones have gone", func() bool { return measured(t, metrics, "mirror_connections") == 0 })
 			var wg sync.WaitGroup
 			defer wg.Wait()
 			for _, server := range []struct{ name, address string }{{"nginx", full.Address}, {"relay", r.listen}} {
@@ -303,7 +304,10 @@ func TestWeightOfStrangers(t *testing.T) {
 	})
 }
 
-// download loads endlessly through the client until the test ends, 25 MB/s at most.
+// downloadRate is that of download, in bytes a second.
+const downloadRate = 25e6
+
+// download loads endlessly through the client until the test ends.
 func download(t *testing.T, c *client) *gauge {
 	t.Helper()
 	zeros := make([]byte, 50_000)
@@ -311,7 +315,7 @@ func download(t *testing.T, c *client) *gauge {
 		tick := time.NewTicker(2 * time.Millisecond)
 		defer tick.Stop()
 		for begin, sent := time.Now(), 0; ; {
-			for due := int(time.Since(begin).Seconds() * 25e6); sent < due; sent += len(zeros) {
+			for due := int(time.Since(begin).Seconds() * downloadRate); sent < due; sent += len(zeros) {
 				if _, err := w.Write(zeros); err != nil {
 					return
 				}
@@ -341,7 +345,11 @@ func download(t *testing.T, c *client) *gauge {
 		}
 		resp.Body.Close()
 	})
-	eventually(t, 20*time.Second, "bytes run", func() bool { return down.bytes() > 1<<20 })
+	eventually(t, time.Minute, "bytes run at full speed", func() bool {
+		down.take()
+		<-time.After(400 * time.Millisecond)
+		return down.take() > 0.3*downloadRate
+	})
 	return down
 }
 
