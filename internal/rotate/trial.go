@@ -27,9 +27,11 @@ const (
 	// one does better. A carrier's best rate fades by peakDecay with each sample.
 	calmFor   = 3 * time.Second
 	peakDecay = 0.98
-	// A transfer must have lasted for trialAfter, unless next to nothing moves: while
-	// carriers share the work everything else is slower.
+	// A transfer must have lasted for trialAfter, and for poorAfter if next to nothing
+	// moves: while carriers share the work everything else is slower, and TCP that lost
+	// its first packets only seems throttled.
 	trialAfter = 8 * time.Second
+	poorAfter  = 4 * time.Second
 	// A trial has trialReach to get its carrier, which then has trialWarm to get up
 	// to speed before samples are taken.
 	trialReach = 6 * time.Second
@@ -187,6 +189,10 @@ func (k *Keeper) try(v View, now time.Time) (active int, least uint32, wake time
 	k.dropSlow(v, now)
 	half := t.mean(bulkSamples / 2)
 	fell := k.leaveCollapsed(v, now)
+	after := trialAfter
+	if half < throttled {
+		after = poorAfter
+	}
 	switch {
 	case fell && t.begun.IsZero():
 		t.alike = false
@@ -200,7 +206,7 @@ func (k *Keeper) try(v View, now time.Time) (active int, least uint32, wake time
 	case !t.begun.IsZero():
 		k.judge(v, now)
 	case !k.healthy:
-	case t.bulk() && t.steady() && !now.Before(t.after) && 1+t.extra < bondMost && (half < throttled || now.Sub(k.moving) >= trialAfter):
+	case t.bulk() && t.steady() && !now.Before(t.after) && 1+t.extra < bondMost && now.Sub(k.moving) >= after:
 		base := half
 		if half >= throttled {
 			base = t.mean(trialSamples)

@@ -482,7 +482,7 @@ func (a *attachment) flight() int {
 	case a.c.open < 2:
 		return math.MaxInt
 	}
-	return max(2*min(a.size, wire.MaxFrame), int(a.delivered.rate*(a.best+3*ackDelay).Seconds()))
+	return max(2*min(a.size, wire.MaxFrame), int(a.delivered.soon()*(a.best+3*ackDelay).Seconds()))
 }
 
 // paced sets the next batch's size after one took d to be written. What waits

@@ -388,20 +388,7 @@ func (s *Stream) consume(n int) {
 	if s.gone || s.recvDone || s.finalKnown {
 		return
 	}
-	// A window that is read in about a round trip limits the stream: DESIGN section 6.
-	// The rate is that of two round trips at least, since what waited for a lost segment
-	// comes all at once.
-	if n := s.consumed - s.tunedFrom; n >= s.window/2 {
-		span, now := c.windowTime(), time.Now()
-		if took := now.Sub(s.tuned); took >= 2*min(span, c.emptyTrip()) {
-			slow := s.tuned.IsZero() || float64(n)*windowTimes*float64(span) <= float64(s.window)*float64(took)
-			if more := min(s.window/2, maxWindow-s.window); !slow && more <= (maxGrown-c.grown)/2 {
-				s.window += more
-				c.grown += more
-			}
-			s.tuned, s.tunedFrom = now, s.consumed
-		}
-	}
+	s.tune(time.Now())
 	switch r := s.raised(); {
 	case r >= s.window/2:
 		s.ackNow()
@@ -410,6 +397,34 @@ func (s *Stream) consume(n int) {
 		s.ackNow()
 	default:
 		s.ackLater()
+	}
+}
+
+// tune fits the window to what is read: one that is read in about a round trip limits
+// the stream (DESIGN section 6). c.mu is held.
+func (s *Stream) tune(now time.Time) {
+	c := s.c
+	if s.tuned.IsZero() && s.consumed >= initialWindow/2 {
+		s.tuned, s.tunedFrom = now, s.consumed
+		s.grow(soonWindow - s.window)
+	}
+	// The rate is that of two round trips at least, since what waited for a lost segment
+	// comes all at once.
+	n, span, took := s.consumed-s.tunedFrom, c.windowTime(), now.Sub(s.tuned)
+	if s.tuned.IsZero() || n < s.window/2 || took < 2*min(span, c.emptyTrip()) {
+		return
+	}
+	s.tuned, s.tunedFrom = now, s.consumed
+	if want := uint64(float64(n) * windowTimes * float64(span) / float64(took)); want > s.window {
+		s.grow(s.window / 2)
+	}
+}
+
+// grow makes the window larger, if the session's allows it.
+func (s *Stream) grow(more uint64) {
+	if more = min(more, maxWindow-s.window); more <= (maxGrown-s.c.grown)/2 {
+		s.window += more
+		s.c.grown += more
 	}
 }
 

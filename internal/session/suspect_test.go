@@ -311,7 +311,7 @@ func TestWindowLeavesQueuesShort(t *testing.T) {
 	// An upload's relay hears of the empty path less.
 	for name, most := range map[string]time.Duration{"down": 450 * time.Millisecond, "up": 700 * time.Millisecond} {
 		synctest.Test(t, func(t *testing.T) {
-			const rate = 1.25e6
+			const rate = 2.5e6
 			w := newWorld(t, serve)
 			defer w.stop()
 			w.delay = 50 * time.Millisecond
@@ -332,6 +332,25 @@ func TestWindowLeavesQueuesShort(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A window does not hold up a download on a path that takes much.
+func TestWindowAtFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, serve)
+		defer w.stop()
+		w.delay = 50 * time.Millisecond
+		if _, _, err := w.dial(tt.LinkConfig{Rate: 10e6, Capacity: 1 << 20}); err != nil {
+			t.Fatal(err)
+		}
+		s := w.open(flow.Addr{Name: "down", Port: endless})
+		defer s.Close()
+		go io.Copy(io.Discard, struct{ io.Reader }{s})
+		time.Sleep(time.Second)
+		if n := w.client.Stats().Down; n < 6<<20 { // 3 MB with 256 KiB that grow
+			t.Errorf("%d bytes came in the first second", n)
+		}
+	})
 }
 
 // Of two carriers the one is late that has what streams wait for.

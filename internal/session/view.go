@@ -197,9 +197,22 @@ func (c *core) late() map[*attachment]bool {
 type meter struct {
 	rate float64 // when something came last: it does not fade in silence
 	at   time.Time
+	from time.Time // when the first thing came
+}
+
+// minMeter is the least time that a rate is taken over.
+const minMeter = 200 * time.Millisecond
+
+// soon is the rate as it is while less than [meterSpan] was measured, in which rate
+// grows towards it.
+func (m *meter) soon() float64 {
+	return m.rate / (1 - math.Exp(-float64(m.at.Sub(m.from)+minMeter)/float64(meterSpan)))
 }
 
 func (m *meter) add(n int, now time.Time) {
+	if m.from.IsZero() {
+		m.from = now
+	}
 	m.rate = m.now(now) + float64(n)/meterSpan.Seconds()
 	m.at = now
 }
