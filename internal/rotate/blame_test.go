@@ -226,3 +226,32 @@ func TestCollapseDuringTrial(t *testing.T) {
 		})
 	}
 }
+
+// TCP that lost its first packets seems to collapse, from next to nothing to less; the
+// only fast way there may be is not left for that.
+func TestPoorStart(t *testing.T) {
+	run(t, func(s *sim, _ *Config) {
+		s.moving = true
+		s.rate = func(c *simCarrier, n int) float64 {
+			switch at := time.Since(s.begin); {
+			case c.route != tlsA:
+				return 100e3
+			case at >= 10*time.Second && at < 11500*time.Millisecond:
+				return 40e3
+			case at >= 10*time.Second && at < 14*time.Second:
+				return 4e3
+			}
+			return 5e6
+		}
+	}, both, func(t *testing.T, s *sim) {
+		s.let(7 * time.Second)
+		s.change(func() { s.moving = false })
+		s.let(3 * time.Second)
+		s.is("tls active", "udp spare")
+		s.change(func() { s.moving = true })
+		s.let(20 * time.Second)
+		if got := strings.Join(s.states(), ", "); !strings.HasPrefix(got, "tls active") || strings.Contains(s.log.String(), "throttled") {
+			t.Errorf("there are %q\n%s", got, s.log.String())
+		}
+	})
+}

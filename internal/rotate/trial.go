@@ -18,8 +18,8 @@ const (
 	// at least bulkLeast a second: what a policer leaves comes in bursts.
 	bulkSamples = 4
 	bulkLeast   = 4 << 10 // bytes
-	// A transfer that falls below a collapse-th of what it had been is throttled, if
-	// another way shows that more is possible.
+	// A transfer that falls below a collapse-th of what it had been, twice throttled at
+	// least, is throttled, if another way shows that more is possible.
 	collapse = 4
 	// ebb is how many samples show what a carrier carries now.
 	ebb = 3
@@ -347,7 +347,7 @@ func (k *Keeper) leaveCollapsed(v View, now time.Time) (fell bool) {
 			}
 		}
 	}
-	if t.best == 0 || t.mean(2) >= t.best/collapse || t.mean(bulkSamples) == 0 || worst == nil || now.Before(t.calm) {
+	if t.best < 2*throttled || t.mean(2) >= t.best/collapse || t.mean(bulkSamples) == 0 || worst == nil || now.Before(t.calm) {
 		return false // silence is the session's to judge
 	}
 	path := k.held[worst.N].path
