@@ -255,18 +255,26 @@ func (l *Listener) room() bool {
 		return true
 	default:
 	}
-	if !l.idle.reuse() {
-		return false
-	}
 	t := time.NewTimer(closeTime + time.Second) // covers end a visit in less
 	defer t.Stop()
-	select {
-	case l.slots <- struct{}{}:
-		return true
-	case <-t.C:
-	case <-l.closed:
+	for {
+		var look <-chan time.Time
+		if !l.idle.reuse() {
+			if len(l.dials) < 2 { // beside this one
+				return false
+			}
+			look = time.After(10 * time.Millisecond) // who waits for the cover is idle soon
+		}
+		select {
+		case l.slots <- struct{}{}:
+			return true
+		case <-look:
+		case <-t.C:
+			return false
+		case <-l.closed:
+			return false
+		}
 	}
-	return false
 }
 
 // shutPort closes the port, if it is open.
