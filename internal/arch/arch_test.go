@@ -41,6 +41,7 @@ var layers = []layer{
 	{"internal/detour", []string{"internal/flow", "transport"}, "streams of any opener as a network for any transport"},
 	{"internal/network", nil, "what the system says of its network; knows nothing of what it is for"},
 	{"internal/memory", []string{"internal/network"}, "what is known of routes, by names that it does not know the meaning of"},
+	{"internal/capture", []string{"obfs/look"}, "shows a browser a site and writes down what it says; knows nothing of the tunnel"},
 	{"internal/cover", nil, "the built-in site is a web server that knows nothing of the tunnel"},
 	{"internal/acme", nil, "keeps a site's certificate fresh; knows nothing of the relay"},
 	{"internal/checkup", []string{"transport", "transport/mirror"}, "judges facts; visits covers as any visitor does"},
@@ -97,7 +98,7 @@ var dependencies = []dependency{
 	{"github.com/rogpeppe/go-internal", []string{"cmd/..."}, "scripts that test the commands"},
 	{"golang.org/x/crypto", []string{"..."}, "the only cryptography beside the standard library's and Noise"},
 	{"golang.org/x/sys", []string{"..."}, "what one operating system alone offers"},
-	{"golang.org/x/net", []string{"transport/...", "internal/acme", "internal/checkup", "internal/cover", "internal/e2e", "internal/exit", "internal/front", "internal/network", "internal/prober", "cmd/...", "scripts/lab/..."}, "HTTP/2 frames, DNS messages, routing tables, QUIC of the lab, packet filters and names of the net"},
+	{"golang.org/x/net", []string{"transport/...", "internal/acme", "internal/capture", "internal/checkup", "internal/cover", "internal/e2e", "internal/exit", "internal/front", "internal/network", "internal/prober", "cmd/...", "scripts/lab/..."}, "HTTP/2 frames, DNS messages, routing tables, QUIC of the lab, packet filters and names of the net"},
 }
 
 // A ban is an import that some packages must not have, or a name of an import
@@ -117,7 +118,7 @@ var bans = []ban{
 	{"...", nil, []string{"C", "plugin", "io/ioutil"}, true, "everything cross-compiles without cgo"},
 	{"...", []string{"internal/nginxtest", "internal/e2e", "transport/transporttest", "scripts/bench", "scripts/lab/..."}, []string{module + "/internal/nginxtest", module + "/transport/transporttest", "testing", "testing/..."}, false, "test code is not shipped"},
 	{"config", nil, []string{"os", "os/...", "net/http", "net/http/...", "syscall", "crypto/tls", "golang.org/x/sys/...", "golang.org/x/net/...", "github.com/makiuchi-d/gozxing/..."}, false, "config takes bytes and gives structs: who opens files is cmd"},
-	{"...", []string{"transport", "internal/exit", "internal/front", "internal/control", "internal/handover", "internal/network", "internal/nginxtest", "internal/prober", "internal/systemd", "cmd/...", "scripts/..."}, sockets, false, "sockets come from transport.Network or the caller, so that tests can hand out others"},
+	{"...", []string{"transport", "internal/capture", "internal/exit", "internal/front", "internal/control", "internal/handover", "internal/network", "internal/nginxtest", "internal/prober", "internal/systemd", "cmd/...", "scripts/..."}, sockets, false, "sockets come from transport.Network or the caller, so that tests can hand out others"},
 	{"...", []string{"internal/exit", "cmd/..."}, lookups, false, "only the relay's exit looks up names: a lookup elsewhere is a leak"},
 	{"internal/wire", nil, []string{"os", "os/...", "net", "net/http", "syscall", "sync", "sync/...", "context", "crypto", "crypto/..."}, false, "a codec has no socket, no lock, no key"},
 	{"internal/flow", nil, []string{"os", "os/...", "net/http", "syscall", "crypto/...", "golang.org/x/..."}, false, "flow opens nothing"},

@@ -13,7 +13,6 @@ import (
 
 	utls "github.com/refraction-networking/utls"
 
-	"busel/obfs/look"
 	"busel/transport"
 )
 
@@ -160,6 +159,10 @@ func dialGuest(ctx context.Context, network transport.Network, cover Cover, trus
 	if err != nil {
 		return nil, err
 	}
+	l, err := shipped()
+	if err != nil {
+		return nil, err
+	}
 	dial, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	conn, err := network.DialContext(dial, "tcp", cover.Address)
@@ -175,8 +178,7 @@ func dialGuest(ctx context.Context, network transport.Network, cover Cover, trus
 		g.judge(v, trust.CertHash != nil, s.PeerCertificates)
 		return nil // it is reported
 	}
-	l := look.Chromium156()
-	if g.tls, err = newTLS(hear, l, cfg, nil); err != nil {
+	if g.tls, err = newTLS(hear, l, cfg, nil, nil); err != nil {
 		_ = conn.Close()
 		return nil, err
 	}

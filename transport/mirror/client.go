@@ -19,6 +19,7 @@ import (
 	"busel/internal/certs"
 	"busel/internal/wire"
 	"busel/obfs/fragment"
+	"busel/obfs/look"
 	"busel/transport"
 )
 
@@ -48,6 +49,7 @@ var errFinished = errors.New("visit is over")
 // client is one connection to a relay: a genuine visit, and the carrier in it.
 type client struct {
 	d     *Dialer
+	look  *look.Look
 	conn  halfCloser
 	host  string // authority of the genuine requests
 	hello *wire.Hello
@@ -81,9 +83,9 @@ type client struct {
 }
 
 // newClient prepares one; cut is how its ClientHello goes on the wire.
-func newClient(d *Dialer, conn halfCloser, host string, cut fragment.Mode, hello *wire.Hello) (*client, error) {
+func newClient(d *Dialer, l *look.Look, conn halfCloser, host string, cut fragment.Mode, hello *wire.Hello) (*client, error) {
 	c := &client{
-		d: d, conn: conn, host: host, hello: hello,
+		d: d, look: l, conn: conn, host: host, hello: hello,
 		pipe:    newPipe(),
 		ending:  newEnding(),
 		proof:   d.cfg.Proof,
@@ -95,7 +97,7 @@ func newClient(d *Dialer, conn halfCloser, host string, cut fragment.Mode, hello
 	c.down.dir = dirRelay
 	c.out = outbox{
 		ending: c.ending, turn: newTurn(), conn: conn,
-		cut:  d.look.Upload.Begin(),
+		cut:  l.Upload.Cycle().Begin(),
 		sent: func(int) { c.moved.Add(1) },
 		broke: func(err error) {
 			c.leave(&transport.CarrierError{Failure: classify(err), Err: bare(err)})
@@ -117,7 +119,7 @@ func newClient(d *Dialer, conn halfCloser, host string, cut fragment.Mode, hello
 		log.secret = nil
 		return err
 	}
-	c.tls, err = newTLS(s, d.look, cfg,
+	c.tls, err = newTLS(s, l, cfg, nil,
 		func(msg []byte, e *ecdh.PrivateKey) ([]byte, error) {
 			h, ok := parseClientHello(msg)
 			if !ok || h.share != [32]byte(e.PublicKey().Bytes()) {
@@ -334,7 +336,7 @@ func (c *client) sayHello() error {
 	if err != nil {
 		return err
 	}
-	size, err := helloSize(&c.d.look.HTTP, c.host)
+	size, err := helloSize(&c.look.HTTP, c.host)
 	if err != nil {
 		return err
 	}
@@ -372,7 +374,7 @@ func (c *client) visitCover() error {
 		return err
 	}
 	state := c.tls.ConnectionState()
-	v := newVisit(c.tls, &c.d.look.HTTP, c.host, state.NegotiatedProtocol, nil)
+	v := newVisit(c.tls, &c.look.HTTP, c.host, state.NegotiatedProtocol, nil)
 	if err := v.open(); err != nil {
 		return err
 	}

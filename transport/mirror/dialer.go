@@ -32,8 +32,11 @@ type DialerConfig struct {
 	// Proof says that the cover is borrowed: a genuine request goes first, and
 	// nothing covert is sent before the relay has shown itself.
 	Proof   bool
-	Network transport.Network // nil means transport.System with a browser's keepalive
-	Logger  *slog.Logger      // nil discards
+	Network transport.Network // nil means transport.System with the look's keepalive
+	// Look is asked for each carrier what browser it looks like, and must not block. nil
+	// means the first of [look.Shipped].
+	Look   func() *look.Look
+	Logger *slog.Logger // nil discards
 }
 
 // Dialer makes carriers to one relay. It is safe for concurrent use.
@@ -42,7 +45,6 @@ type Dialer struct {
 	log      *slog.Logger
 	relay    *ecdh.PublicKey
 	verifier verifier
-	look     *look.Look
 	patience time.Duration // for the reply; replyTimeout but in tests
 
 	mu     sync.Mutex
@@ -70,18 +72,30 @@ func NewDialer(cfg DialerConfig) (*Dialer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mirror dialer: %w", err)
 	}
-	if cfg.Network == nil {
-		cfg.Network = transport.System{KeepAlive: transport.BrowserKeepAlive}
+	if cfg.Look == nil {
+		l, err := shipped()
+		if err != nil {
+			return nil, fmt.Errorf("mirror dialer: %w", err)
+		}
+		cfg.Look = func() *look.Look { return l }
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Dialer{
 		cfg: cfg, log: cfg.Logger, relay: relay, verifier: v,
-		look:     look.Chromium156(),
 		patience: replyTimeout,
 		open:     map[*client]struct{}{},
 	}, nil
+}
+
+// shipped is the look of the largest crowd.
+func shipped() (*look.Look, error) {
+	all, err := look.Shipped()
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
 }
 
 // CheckOptions reports whether this version can use a route with such options.
@@ -122,12 +136,13 @@ func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello)
 	if err != nil {
 		return fail(transport.StageConnect, "", err)
 	}
-	conn, err := d.connect(ctx, r.Address)
+	l := d.cfg.Look()
+	conn, err := d.connect(ctx, l, r.Address)
 	if err != nil {
 		return fail(transport.StageConnect, classify(err), bare(err))
 	}
 	transport.Reached(ctx)
-	c, err := newClient(d, conn, authority(d.cfg.CoverName, r.Address), cut, hello)
+	c, err := newClient(d, l, conn, authority(d.cfg.CoverName, r.Address), cut, hello)
 	if err != nil {
 		_ = conn.Close()
 		return fail(transport.StageTLS, "", err)
@@ -151,10 +166,14 @@ func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello)
 	return &clientCarrier{c}, c.accept, nil
 }
 
-func (d *Dialer) connect(ctx context.Context, addr string) (halfCloser, error) {
+func (d *Dialer) connect(ctx context.Context, l *look.Look, addr string) (halfCloser, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	conn, err := d.cfg.Network.DialContext(ctx, "tcp", addr)
+	network := d.cfg.Network
+	if network == nil {
+		network = transport.System{KeepAlive: time.Duration(l.KeepAlive) * time.Second}
+	}
+	conn, err := network.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}

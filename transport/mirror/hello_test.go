@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"busel/internal/wire"
-	"busel/obfs/look"
 	"busel/transport"
 )
 
@@ -153,7 +152,7 @@ func chromeHello(t testing.TB) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, err := newTLS(a, look.Chromium156(), v.tlsConfig(), nil)
+	u, err := newTLS(a, shippedLook(t, "chromium"), v.tlsConfig(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

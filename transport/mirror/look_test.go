@@ -17,7 +17,7 @@ import (
 )
 
 // onWire dials a port that only listens and returns the ClientHello's record.
-func onWire(t *testing.T, r *relay) []byte {
+func onWire(t *testing.T, r *relay, l *look.Look) []byte {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -43,7 +43,8 @@ func onWire(t *testing.T, r *relay) []byte {
 		}
 		got <- append(b, body...)
 	}()
-	if _, _, err := r.dialer(t, nil).Dial(context.Background(), routeTo(ln.Addr().String()), testHello()); err == nil {
+	d := r.dialer(t, func(c *DialerConfig) { c.Look = func() *look.Look { return l } })
+	if _, _, err := d.Dial(context.Background(), routeTo(ln.Addr().String()), testHello()); err == nil {
 		t.Fatal("a dial to nobody succeeded")
 	}
 	b, ok := <-got
@@ -147,73 +148,107 @@ func (p parsedHello) ja4() string {
 		hash(strings.Join(rest, ",")+"_"+strings.Join(sigs, ",")))
 }
 
-// TestLook checks the ClientHello on the wire against what Chromium 156 sends.
+// shippedLook is the built-in look of a family.
+func shippedLook(t testing.TB, family string) *look.Look {
+	t.Helper()
+	all, err := look.Shipped()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(all, func(l *look.Look) bool { return l.Family == family })
+	if i < 0 {
+		t.Fatalf("no look of %s", family)
+	}
+	return all[i]
+}
+
+// TestLook checks the ClientHello on the wire against what Chromium 156 and Firefox
+// 153 send.
 func TestLook(t *testing.T) {
-	r := &relay{key: newKey(t), site: &site{name: "a-test-name.example."[:19], roots: goSite(t, nil).roots}}
-	orders := map[string]bool{}
-	lengths := map[int]bool{}
-	greaseSigs := map[uint16]bool{}
-	for range 24 {
-		rec := onWire(t, r)
-		p := parseAll(t, rec)
-		if got := p.ja4(); got != "t13d1517h2_8daaf6152771_cb7bf5808d99" {
-			t.Fatalf("JA4 is %s", got)
-		}
-		if rec[0] != 22 || rec[1] != 3 || rec[2] != 1 {
-			t.Errorf("record header %x", rec[:5])
-		}
-		lengths[len(rec)-headerLen] = true
-		var order []string
-		for _, e := range p.exts {
-			order = append(order, fmt.Sprint(e.id))
-		}
-		orders[strings.Join(order[1:len(order)-1], " ")] = true
-		first, last := p.exts[0], p.exts[len(p.exts)-1]
-		if !isGREASE(first.id) || len(first.body) != 0 || !isGREASE(last.id) || len(last.body) != 1 || first.id == last.id {
-			t.Errorf("GREASE extensions %+v, %+v", first, last)
-		}
-		if !isGREASE(p.ciphers[0]) {
-			t.Error("no GREASE cipher")
-		}
-		groups := numbers(p.ext(10)[2:])
-		shares := cursor{p.ext(extKeyShare)[2:], true}
-		var keys [][]byte
-		var shared []uint16
-		for len(shares.b) > 0 {
-			shared = append(shared, uint16(shares.uint(2)))
-			keys = append(keys, shares.vector(2).b)
-		}
-		if !isGREASE(groups[0]) || groups[0] != shared[0] || !slices.Equal(shared[1:], []uint16{0x11ec, 0x1d}) {
-			t.Errorf("groups %x, shares %x", groups, shared)
-		}
-		if len(keys[0]) != 1 || len(keys[1]) != hybridShareLen || len(keys[2]) != 32 || string(keys[1][hybridShareLen-32:]) == string(keys[2]) {
-			t.Error("key shares are not Chromium's: two separate x25519 keys")
-		}
-		sigs := numbers(p.ext(13)[2:])
-		if !isGREASE(sigs[0]) || !slices.Equal(sigs[1:4], []uint16{0x904, 0x905, 0x906}) {
-			t.Errorf("signature algorithms %x", sigs)
-		}
-		greaseSigs[sigs[0]] = true
-		if string(p.ext(look.ExtTrustAnchors)) != string(look.Chromium156().TLS.TrustAnchors) {
-			t.Error("trust anchors differ")
-		}
-		if p.ext(41) != nil || p.ext(42) != nil {
-			t.Error("a PSK or early data is offered")
-		}
-		if string(p.ext(45)) != "\x01\x01" {
-			t.Error("psk_ke is offered")
-		}
-	}
-	if len(orders) < 20 || len(greaseSigs) < 3 {
-		t.Errorf("%d orders of extensions, %d GREASE signature algorithms in 24 connections", len(orders), len(greaseSigs))
-	}
-	// 1923, 1955, 1987, 2019 with a name of 20 bytes (measured in November 2026).
-	for n := range lengths {
-		if n += 20 - len(r.site.name); n != 1923 && n != 1955 && n != 1987 && n != 2019 {
-			t.Errorf("ClientHello of %d bytes", n)
-		}
-	}
-	if len(lengths) < 2 {
-		t.Error("the ECH payload has always the same length")
+	for _, tt := range []struct {
+		family, ja4     string
+		shares          []uint16
+		lengths         []int // with a name of 20 bytes (measured in November 2026)
+		orders, greases int   // at least, in 24 connections
+	}{
+		{"chromium", "t13d1517h2_8daaf6152771_cb7bf5808d99", []uint16{0x0a0a, 0x11ec, 0x1d}, []int{1923, 1955, 1987, 2019}, 20, 3},
+		{"firefox", "t13d1617h2_86a278354501_3cbfd9057e0d", []uint16{0x11ec, 0x1d, 0x17}, []int{1898}, 1, 0},
+	} {
+		t.Run(tt.family, func(t *testing.T) {
+			l := shippedLook(t, tt.family)
+			r := &relay{key: newKey(t), site: &site{name: "a-test-name.example."[:19], roots: goSite(t, nil).roots}}
+			orders, lengths, greases := map[string]bool{}, map[int]bool{}, map[uint16]bool{}
+			for range 24 {
+				rec := onWire(t, r, l)
+				p := parseAll(t, rec)
+				if got := p.ja4(); got != tt.ja4 || got != l.TLS.JA4(l.TLS.Extensions) {
+					t.Fatalf("JA4 is %s", got)
+				}
+				if rec[0] != 22 || rec[1] != 3 || rec[2] != 1 {
+					t.Errorf("record header %x", rec[:5])
+				}
+				lengths[len(rec)-headerLen+20-len(r.site.name)] = true
+				var order []string
+				for _, e := range p.exts {
+					order = append(order, fmt.Sprint(e.id))
+				}
+				if tt.greases > 0 {
+					order = order[1 : len(order)-1]
+					first, last := p.exts[0], p.exts[len(p.exts)-1]
+					if !isGREASE(first.id) || len(first.body) != 0 || !isGREASE(last.id) || len(last.body) != 1 || first.id == last.id {
+						t.Errorf("GREASE extensions %+v, %+v", first, last)
+					}
+					if !isGREASE(p.ciphers[0]) {
+						t.Error("no GREASE cipher")
+					}
+					sigs := numbers(p.ext(13)[2:])
+					if !isGREASE(sigs[0]) {
+						t.Errorf("signature algorithms %x", sigs)
+					}
+					greases[sigs[0]] = true
+				}
+				orders[strings.Join(order, " ")] = true
+				groups := numbers(p.ext(10)[2:])
+				shares := cursor{p.ext(extKeyShare)[2:], true}
+				keys := map[uint16]string{}
+				var shared []uint16
+				for len(shares.b) > 0 {
+					g := uint16(shares.uint(2))
+					if isGREASE(g) {
+						if g != groups[0] {
+							t.Errorf("groups %x, share %x", groups, g)
+						}
+						g = look.GREASE
+					}
+					shared = append(shared, g)
+					keys[g] = string(shares.vector(2).b)
+				}
+				if !slices.Equal(shared, tt.shares) {
+					t.Errorf("shares %x", shared)
+				}
+				if same := keys[groupX25519MLKEM768][hybridShareLen-32:] == keys[groupX25519]; same != l.TLS.Reuse {
+					t.Errorf("the x25519 key is in both shares: %v", same)
+				}
+				for id, body := range l.TLS.Fixed {
+					if got := p.ext(id); got == nil || string(got) != string(body) {
+						t.Errorf("extension %d is %x", id, got)
+					}
+				}
+				if p.ext(41) != nil || p.ext(42) != nil {
+					t.Error("a PSK or early data is offered")
+				}
+			}
+			if len(orders) < tt.orders || len(greases) < tt.greases || tt.orders == 1 && len(orders) > 1 {
+				t.Errorf("%d orders of extensions, %d GREASE signature algorithms in 24 connections", len(orders), len(greases))
+			}
+			for n := range lengths {
+				if !slices.Contains(tt.lengths, n) {
+					t.Errorf("ClientHello of %d bytes", n)
+				}
+			}
+			if len(lengths) < min(2, len(tt.lengths)) {
+				t.Error("the ECH payload has always the same length")
+			}
+		})
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	mrand "math/rand/v2"
 	"net"
 
 	utls "github.com/refraction-networking/utls"
@@ -21,14 +22,15 @@ func greaseValue() uint16 {
 }
 
 // spec turns a look into utls's terms, anew for each connection: a spec that
-// was used carries the old connection's shares.
-func spec(t *look.TLS) (*utls.ClientHelloSpec, error) {
+// was used carries the old connection's shares. psk is how long the body of the
+// pre-shared key extension will be; 0: the hello is a fresh one.
+func spec(t *look.TLS, psk int) (*utls.ClientHelloSpec, error) {
 	s := &utls.ClientHelloSpec{
 		CipherSuites:       append([]uint16(nil), t.Ciphers...),
 		CompressionMethods: []byte{0},
 	}
-	for _, id := range t.Extensions {
-		e, err := extension(t, id)
+	for _, id := range t.IDs(psk > 0) {
+		e, err := extension(t, id, psk)
 		if err != nil {
 			return nil, err
 		}
@@ -40,7 +42,10 @@ func spec(t *look.TLS) (*utls.ClientHelloSpec, error) {
 	return s, nil
 }
 
-func extension(t *look.TLS, id uint16) (utls.TLSExtension, error) {
+// extension makes those extensions in utls's terms that utls must know to go on with
+// the handshake. All others are what the look says.
+func extension(t *look.TLS, id uint16, psk int) (utls.TLSExtension, error) {
+	fixed, isFixed := t.Fixed[id]
 	switch id {
 	case look.GREASE:
 		return &utls.UtlsGREASEExtension{}, nil
@@ -70,6 +75,8 @@ func extension(t *look.TLS, id uint16) (utls.TLSExtension, error) {
 		return &utls.UtlsCompressCertExtension{Algorithms: convert[utls.CertCompressionAlgo](t.CertComp)}, nil
 	case look.ExtSessionTicket:
 		return &utls.SessionTicketExtension{}, nil
+	case look.ExtPreSharedKey:
+		return &utls.UtlsPreSharedKeyExtension{}, nil
 	case look.ExtSupportedVersions:
 		return &utls.SupportedVersionsExtension{Versions: append([]uint16(nil), t.Versions...)}, nil
 	case look.ExtPSKModes:
@@ -85,15 +92,36 @@ func extension(t *look.TLS, id uint16) (utls.TLSExtension, error) {
 		}
 		return e, nil
 	case look.ExtALPS:
-		return &utls.ApplicationSettingsExtensionNew{SupportedProtocols: append([]string(nil), t.ALPS...)}, nil
-	case look.ExtTrustAnchors:
-		return &utls.GenericExtension{Id: id, Data: append([]byte(nil), t.TrustAnchors...)}, nil
+		return &utls.ApplicationSettingsExtensionNew{SupportedProtocols: []string{"h2"}}, nil
 	case look.ExtECH:
-		return utls.BoringGREASEECH(), nil
+		e := &utls.GREASEEncryptedClientHelloExtension{}
+		for _, a := range t.ECH.AEADs {
+			e.CandidateCipherSuites = append(e.CandidateCipherSuites, utls.HPKESymmetricCipherSuite{KdfId: t.ECH.KDF, AeadId: a})
+		}
+		for _, n := range t.ECH.Payloads {
+			if psk > 0 {
+				n = t.ECH.PayloadFor(n, psk)
+			}
+			e.CandidatePayloadLens = append(e.CandidatePayloadLens, uint16(n-aeadTag)) // utls counts without it
+		}
+		return draw(e), nil
 	case look.ExtRenegotiation:
 		return &utls.RenegotiationInfoExtension{Renegotiation: utls.RenegotiateOnceAsClient}, nil
 	}
-	return nil, fmt.Errorf("look has an extension %d that cannot be built", id)
+	if !isFixed {
+		return nil, fmt.Errorf("look has an extension %d that cannot be built", id)
+	}
+	return &utls.GenericExtension{Id: id, Data: append([]byte(nil), fixed...)}, nil
+}
+
+// aeadTag is the length of the tags of HPKE's AEADs in bytes.
+const aeadTag = 16
+
+// draw leaves e one AEAD: utls draws its two halves independently.
+func draw(e *utls.GREASEEncryptedClientHelloExtension) *utls.GREASEEncryptedClientHelloExtension {
+	i := mrand.IntN(len(e.CandidateCipherSuites))
+	e.CandidateCipherSuites = e.CandidateCipherSuites[i : i+1]
+	return e
 }
 
 func convert[T ~uint16](in []uint16) []T {
@@ -104,20 +132,56 @@ func convert[T ~uint16](in []uint16) []T {
 	return out
 }
 
-// newTLS prepares a handshake over conn with a look. It offers no PSK: each
-// connection is a first visit. sign, if not nil, gives the session id for a
-// ClientHello and the private half of its x25519 share.
-func newTLS(conn net.Conn, l *look.Look, cfg *utls.Config, sign func(msg []byte, e *ecdh.PrivateKey) ([]byte, error)) (*utls.UConn, error) {
+// once is a session cache for one connection, whose ticket is used once.
+type once struct{ session *utls.ClientSessionState }
+
+func (o *once) Get(string) (*utls.ClientSessionState, bool) {
+	s := o.session
+	o.session = nil
+	return s, s != nil
+}
+
+func (o *once) Put(string, *utls.ClientSessionState) {}
+
+// pskLen is how long the body of the pre-shared key extension is with a session: one
+// identity and one binder (RFC 8446, section 4.2.11).
+func pskLen(s *utls.ClientSessionState) int {
+	hash := 32
+	if s.CipherSuite() == utls.TLS_AES_256_GCM_SHA384 {
+		hash = 48
+	}
+	return 2 + 2 + len(s.SessionTicket()) + 4 + 2 + 1 + hash
+}
+
+// newTLS prepares a handshake over conn with a look. It offers session, if that is not
+// nil and can still be used. sign, if not nil, gives the session id for a ClientHello
+// and the private half of its x25519 share.
+func newTLS(conn net.Conn, l *look.Look, cfg *utls.Config, session *utls.ClientSessionState, sign func(msg []byte, e *ecdh.PrivateKey) ([]byte, error)) (*utls.UConn, error) {
+	psk := 0
+	if session != nil {
+		psk = pskLen(session)
+		cfg = cfg.Clone()
+		cfg.ClientSessionCache, cfg.SessionTicketsDisabled, cfg.InsecureSkipTimeVerify = &once{session}, false, true
+		cfg.OmitEmptyPsk = true
+	}
 	u := utls.UClient(conn, cfg, utls.HelloCustom)
-	s, err := spec(&l.TLS)
+	s, err := spec(&l.TLS, psk)
 	if err != nil {
 		return nil, err
 	}
 	if err := u.ApplyPreset(s); err != nil {
 		return nil, err
 	}
+	if l.TLS.Reuse {
+		if err := reuse(u); err != nil {
+			return nil, err
+		}
+	}
 	if err := u.BuildHandshakeState(); err != nil {
 		return nil, err
+	}
+	if session != nil && len(u.HandshakeState.Hello.PskIdentities) == 0 { // it has expired
+		return newTLS(conn, l, cfg, nil, sign)
 	}
 	if sign == nil {
 		return u, nil
@@ -132,4 +196,24 @@ func newTLS(conn net.Conn, l *look.Look, cfg *utls.Config, sign func(msg []byte,
 	}
 	u.HandshakeState.Hello.SessionId = id
 	return u, u.MarshalClientHello()
+}
+
+// reuse puts the plain x25519 share into the hybrid one, too (draft-ietf-tls-ecdhe-mlkem:
+// the x25519 half is the last 32 bytes).
+func reuse(u *utls.UConn) error {
+	keys := u.HandshakeState.State13.KeyShareKeys
+	for _, e := range u.Extensions {
+		shares, ok := e.(*utls.KeyShareExtension)
+		if !ok {
+			continue
+		}
+		for _, s := range shares.KeyShares {
+			if s.Group == utls.X25519MLKEM768 && keys.Ecdhe != nil && len(s.Data) == hybridShareLen {
+				copy(s.Data[hybridShareLen-32:], keys.Ecdhe.PublicKey().Bytes())
+				keys.MlkemEcdhe = keys.Ecdhe
+				return nil
+			}
+		}
+	}
+	return errors.New("look has no hybrid key share")
 }

@@ -39,6 +39,7 @@ type visit struct {
 	enc   *hpack.Encoder
 	hdr   bytes.Buffer
 	next  uint32       // stream id
+	again bool         // a request was sent
 	asked atomic.Int64 // requests without a complete response
 
 	heard    atomic.Bool      // the cover has sent an HTTP/2 frame
@@ -46,7 +47,7 @@ type visit struct {
 }
 
 func newVisit(rw io.ReadWriter, h *look.HTTP, host, alpn string, answered func(int)) *visit {
-	v := &visit{rw: rw, http: h, host: host, h2: alpn == "h2", turn: newTurn(), next: 1, answered: answered}
+	v := &visit{rw: rw, http: h, host: host, h2: alpn == "h2", turn: newTurn(), next: h.First, answered: answered}
 	if v.answered == nil {
 		v.answered = func(int) {}
 	}
@@ -122,10 +123,10 @@ func (v *visit) get() error {
 	v.turn.take()
 	defer v.turn.give()
 	v.asked.Add(1)
-	again := v.next > 1
+	again := v.again
+	v.again = true
 	if !v.h2 {
-		v.next = 3
-		return v.get1(again)
+		return v.get1()
 	}
 	v.hdr.Reset()
 	if err := encode(v.enc, fields(v.http, v.host, "/", again)); err != nil {
@@ -139,22 +140,11 @@ func (v *visit) get() error {
 	})
 }
 
-func (v *visit) get1(again bool) error {
+func (v *visit) get1() error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "GET / HTTP/1.1\r\nHost: %s\r\n", v.host)
-	list := v.http.Navigate
-	if again {
-		list = v.http.Reload
-	}
-	for _, f := range append(append([]look.Field(nil), v.http.HTTP1...), list...) {
-		if f.Name == "priority" { // a browser sends it with HTTP/2 only
-			continue
-		}
-		name := f.Name
-		if !strings.HasPrefix(name, "sec-ch-") {
-			name = http.CanonicalHeaderKey(name)
-		}
-		fmt.Fprintf(&b, "%s: %s\r\n", name, f.Value)
+	for _, f := range v.http.HTTP1 {
+		fmt.Fprintf(&b, "%s: %s\r\n", f.Name, f.Value)
 	}
 	b.WriteString("\r\n")
 	_, err := v.rw.Write(b.Bytes())
