@@ -1,6 +1,8 @@
 package config
 
 import (
+	"crypto/ed25519"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,8 +21,23 @@ type Client struct {
 	User     string
 	Password Secret
 	Policy   Policy
+	Look     Look
 	LogLevel slog.Level
 }
+
+// Look is what browser the client looks like.
+type Look struct {
+	// Use is "auto", which follows the user's browser; a family such as "firefox"; or one
+	// look's name.
+	Use string
+	// Learn: looks are learned from the user's browser as it uses the proxy.
+	Learn bool
+	// Keys are those whose bundles of looks are taken.
+	Keys []ed25519.PublicKey
+}
+
+// maxLookKeys bounds how many signers of looks are trusted.
+const maxLookKeys = 16
 
 // Policy is how the session uses its carriers (docs/ARCHITECTURE.md, "Session").
 type Policy string
@@ -49,7 +66,11 @@ type clientFile struct {
 	Log struct {
 		Level string `toml:"level"`
 	} `toml:"log"`
-	Look     later `toml:"look"`     // learning the browser's look
+	Look struct {
+		Use   string   `toml:"use"`
+		Learn bool     `toml:"learn"`
+		Keys  []string `toml:"keys"`
+	} `toml:"look"`
 	Language later `toml:"language"` // of the dashboard
 }
 
@@ -58,6 +79,7 @@ func defaultClientFile() *clientFile {
 	f := new(clientFile)
 	f.Local.Listen = "127.0.0.1:1080"
 	f.Rotation.Policy = string(PolicyAuto)
+	f.Look.Use, f.Look.Learn = "auto", true
 	f.Log.Level = "info"
 	return f
 }
@@ -83,11 +105,31 @@ func ParseClient(file string, data []byte) (Client, error) {
 	default:
 		d.fault("rotation.policy", fmt.Sprintf("%q is no policy", p), `write policy = "auto", "single", "bond" or "budget"`)
 	}
+	d.look(&c.Look, f)
 	c.LogLevel = d.level(f.Log.Level)
 	if err := d.err(); err != nil {
 		return Client{}, err
 	}
 	return c, nil
+}
+
+func (d *decoder) look(l *Look, f *clientFile) {
+	l.Use, l.Learn = f.Look.Use, f.Look.Learn
+	if l.Use == "" || len(l.Use) > 64 {
+		d.fault("look.use", fmt.Sprintf("%.64q is no look", l.Use), `write use = "auto", a family such as "firefox", or a name that client look list shows`)
+	}
+	if len(f.Look.Keys) > maxLookKeys {
+		d.fault("look.keys", fmt.Sprintf("there are more than %d", maxLookKeys), "remove those that you do not need")
+		return
+	}
+	for _, text := range f.Look.Keys {
+		key, err := hex.DecodeString(text)
+		if err != nil || len(key) != ed25519.PublicKeySize {
+			d.fault("look.keys", fmt.Sprintf("%.80q is no key", text), "a key has 64 hexadecimal digits")
+			continue
+		}
+		l.Keys = append(l.Keys, key)
+	}
 }
 
 func (d *decoder) level(text string) slog.Level {

@@ -31,7 +31,7 @@ type decoder struct {
 }
 
 // decode fills out, a pointer to a struct with toml tags that holds the
-// defaults. Fields are strings, lists of strings, tables, or [later].
+// defaults. Fields are strings, booleans, lists of strings, tables, or [later].
 func decode(file string, data []byte, out any) *decoder {
 	d := &decoder{file: file, lines: keyLines(data)}
 	v := reflect.ValueOf(out).Elem()
@@ -104,6 +104,13 @@ func (d *decoder) value(key string, in any, out reflect.Value) {
 			return
 		}
 		out.SetString(text)
+	case bool:
+		yes, ok := in.(bool)
+		if !ok {
+			d.fault(key, "want true or false, got "+kind(in), fmt.Sprintf("write %s = true, or false", name))
+			return
+		}
+		out.SetBool(yes)
 	case []string:
 		list, ok := in.([]any)
 		texts := make([]string, 0, len(list))

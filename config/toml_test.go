@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -69,7 +70,8 @@ func TestFixturesSetEveryField(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Client{netip.MustParseAddrPort("[::1]:2080"), "anna", "over every border: 42", PolicySingle, slog.LevelDebug}); c != want {
+	if want := (Client{netip.MustParseAddrPort("[::1]:2080"), "anna", "over every border: 42", PolicySingle,
+		Look{"firefox", false, []ed25519.PublicKey{[]byte("0123456789abcdef0123456789ABCDEF")}}, slog.LevelDebug}); !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, want %+v", c, want)
 	}
 	r, err := ParseRelay("relayd.toml", readFixture(t, "relayd.toml"))
@@ -114,7 +116,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Client{netip.MustParseAddrPort("127.0.0.1:1080"), "", "", PolicyAuto, slog.LevelInfo}); c != want {
+	if want := (Client{netip.MustParseAddrPort("127.0.0.1:1080"), "", "", PolicyAuto, Look{Use: "auto", Learn: true}, slog.LevelInfo}); !reflect.DeepEqual(c, want) {
 		t.Errorf("client: got %+v, want %+v", c, want)
 	}
 	r, err := ParseRelay("relayd.toml", []byte("[relay]\naddress = \"198.51.100.7:443\"\ncover = \"www.example.org:443\"\n"))
@@ -243,7 +245,10 @@ func TestFaults(t *testing.T) {
 		{"[local]\nuser = \"u\"\npassword = \"a\\nb\"", ":3: local.password: has a control character", "without"},
 		{"[local]\nuser = \"u\"\npassword = 1234", ":3: local.password: want text in quotes, got a number", "password ="},
 		{"[local]\nrandom-port = true", "local.random-port: not available yet", "remove"},
-		{"[look]\nlearn = true", "look: not available yet", "remove"},
+		{"[look]\nlearn = \"yes\"", ":2: look.learn: want true or false, got a text", "learn = true"},
+		{"[look]\nuse = \"\"", ":2: look.use: \"\" is no look", "firefox"},
+		{"[look]\nkeys = [\"00\"]", ":2: look.keys: \"00\" is no key", "64 hexadecimal"},
+		{"[look]\nkeys = [" + strings.Repeat("\"00\",", 17) + "]", ":2: look.keys: there are more than 16", "remove"},
 		{"[log]\nlevel = \"verbose\"", `"verbose" is no level`, "debug"},
 		{"[local]\nlisten = \"0.0.0.0:1080\"", "other computers could use the proxy", "127.0.0.1"},
 		{"[local]\nlisten = \":1080\"", `"" is no IP address`, "127.0.0.1"},
@@ -346,7 +351,7 @@ func TestLaterKeys(t *testing.T) {
 	}
 	walk("", reflect.TypeFor[clientFile](), func(b []byte) error { _, err := ParseClient("c", b); return err })
 	walk("", reflect.TypeFor[relayFile](), func(b []byte) error { _, err := ParseRelay("r", b); return err })
-	if refused < 5 {
+	if refused < 4 {
 		t.Errorf("only %d keys were tried", refused)
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/ed25519"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"busel/config"
 	"busel/internal/cli"
 	"busel/internal/flow"
+	"busel/obfs/look"
 )
 
 func TestMain(m *testing.M) {
@@ -44,6 +46,14 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	signer := ed25519.NewKeyFromSeed(make([]byte, 32))
+	bundle, err := testLooks(t).Sign(signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files["bundle"] = string(bundle)
+	files["changed"] = strings.Replace(string(bundle), "chromium-160", "chromium-161", 1)
+	files["trusting.toml"] = fmt.Sprintf("[look]\nkeys = [\"%x\"]\n", signer.Public())
 	files["long.png"] = string(picture)
 	files["cut.png"] = string(picture[:len(picture)/2])
 	testscript.Run(t, testscript.Params{Dir: "testdata", Setup: func(env *testscript.Env) error {
@@ -54,6 +64,18 @@ func TestScripts(t *testing.T) {
 		}
 		return nil
 	}})
+}
+
+// testLooks is a bundle with a new look of Chromium in the place of the built-in one.
+func testLooks(t *testing.T) *look.Bundle {
+	t.Helper()
+	shipped, err := look.Shipped()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := *shipped[0]
+	l.Name = "chromium-160"
+	return &look.Bundle{Sequence: 3, Looks: []*look.Look{&l}, Retired: []string{shipped[0].Name}}
 }
 
 // testInvite is an invite of that many relays.

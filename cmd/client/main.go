@@ -7,6 +7,7 @@
 //	client status [-dir DIR] [-json]               what the running client sees
 //	client share  [-dir DIR] [-png FILE] [NAME]    show an invite as text and QR code
 //	client remove [-dir DIR] NAME
+//	client look   [-dir DIR] list | capture | add FILE   what browser the client looks like
 //
 // Invites and settings (client.toml, optional) are in one directory: busel where
 // the user's settings are. A running client learns of added and removed invites
@@ -34,7 +35,7 @@ func program() *cli.Program {
 		Commands: []cli.Command{
 			runCommand(), addCommand(), listCommand(), statusCommand(), shareCommand(),
 			cli.NotYet("doctor", "what is blocked, how, and what to do"),
-			removeCommand(),
+			removeCommand(), lookCommand(),
 		},
 	}
 }

@@ -75,8 +75,12 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 	if err != nil {
 		return err
 	}
+	worn, err := openLooks(dir, set, log)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	rel := tunnel.New(ctx, tunnel.Config{Policy: rotate.Policy(set.Policy), Memory: around.of, Logger: log})
+	rel := tunnel.New(ctx, tunnel.Config{Policy: rotate.Policy(set.Policy), Memory: around.of, Look: worn.Worn, Logger: log})
 	defer rel.Wait()
 	defer cancel()
 	load := func() {
@@ -94,7 +98,7 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 	}
 	local, err = front.New(front.Config{
 		Listen: set.Listen.String(), User: set.User, Password: string(set.Password),
-		Opener: rel, Status: status, Logger: log,
+		Opener: rel, Overhear: worn.Ear, Status: status, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -120,7 +124,7 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 	if len(rel.Links()) == 0 {
 		fmt.Fprintln(std.Out, "There is no relay yet. Take an invite with: client add INVITE")
 	}
-	return cli.RunAll(ctx, local.Run, around.watcher.Run, around.memory.Run,
+	return cli.RunAll(ctx, local.Run, around.watcher.Run, around.memory.Run, worn.Run,
 		func(ctx context.Context) error { return around.watch(ctx, rel.Roam) },
 		func(ctx context.Context) error { return ctl.Serve(ctx, dir.Socket(), nil) },
 		func(ctx context.Context) error { return cli.ReleaseWhenIdle(ctx, moved) },

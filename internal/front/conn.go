@@ -18,6 +18,9 @@ type conn struct {
 	first  []byte        // read already, and to be read again
 	place  *list.Element // in the list of the unasked; guarded by Front.mu
 	closed func()        // called once, after the connection was closed
+	// ear, if not nil, hears what a tunnelled application says first. It is set before
+	// WriteTo, which alone writes to it.
+	ear io.WriteCloser
 
 	// lingering lets the application read the last words before the end: a
 	// plain close with unread bytes would send an RST that destroys them.
@@ -46,7 +49,18 @@ func (c *conn) WriteTo(w io.Writer) (int64, error) {
 	if len(c.first) > 0 {
 		m, err := w.Write(c.first)
 		n = int64(m)
+		deaf := c.hear(c.first[:m])
 		c.first = c.first[m:]
+		if err != nil {
+			return n, err
+		}
+		if deaf {
+			c.ear = nil
+		}
+	}
+	if c.ear != nil {
+		m, err := c.tell(w)
+		n += m
 		if err != nil {
 			return n, err
 		}
@@ -56,6 +70,40 @@ func (c *conn) WriteTo(w io.Writer) (int64, error) {
 		c.readEnded.Store(true)
 	}
 	return n + m, err
+}
+
+// hear tells the ear, and reports that it wants no more.
+func (c *conn) hear(b []byte) (deaf bool) {
+	if c.ear == nil {
+		return true
+	}
+	_, err := c.ear.Write(b)
+	return err != nil
+}
+
+// tell copies to w and to the ear while that listens, or until the application's end,
+// which is left to be read again.
+func (c *conn) tell(w io.Writer) (n int64, err error) {
+	buf := make([]byte, earBuffer)
+	for {
+		m, end := c.TCPConn.Read(buf)
+		if m > 0 {
+			k, err := w.Write(buf[:m])
+			n += int64(k)
+			if err != nil {
+				return n, err
+			}
+			if c.hear(buf[:m]) {
+				return n, nil
+			}
+		}
+		switch {
+		case end == io.EOF:
+			return n, nil
+		case end != nil:
+			return n, end
+		}
+	}
 }
 
 func (c *conn) CloseWrite() error {
@@ -94,6 +142,10 @@ func (c *conn) abort() {
 	}
 	c.TCPConn.Close()
 }
+
+// earBuffer has room for a browser's ClientHello, of some 2,000 bytes, so that it goes on
+// in one piece.
+const earBuffer = 4 << 10
 
 // onlyReader hides a reader's other methods.
 type onlyReader struct{ io.Reader }

@@ -73,6 +73,10 @@ type Config struct {
 	// no password, is then rejected. Front keeps only their hashes.
 	User, Password string
 	Opener         flow.Opener
+	// Overhear, if not nil, is asked for each tunnel who listens to what the application
+	// says first; nil is nobody. The listener gets copies of the first bytes, in their
+	// order, until it fails to take some, and is then closed; it must not block.
+	Overhear func() io.WriteCloser
 	// Status is called for every view of the status page. nil: an empty status.
 	Status         func() Status
 	Logger         *slog.Logger  // nil: silence
@@ -84,6 +88,7 @@ type Config struct {
 // [Front.Run].
 type Front struct {
 	opener         flow.Opener
+	overhear       func() io.WriteCloser
 	status         func() Status
 	log            *slog.Logger
 	listen         netip.AddrPort
@@ -128,6 +133,7 @@ func New(c Config) (*Front, error) {
 	}
 	f := &Front{
 		opener:         c.Opener,
+		overhear:       c.Overhear,
 		status:         c.Status,
 		log:            c.Logger,
 		listen:         listen,
@@ -141,6 +147,9 @@ func New(c Config) (*Front, error) {
 		request:        30 * time.Second,
 		idle:           associationIdle,
 		open:           map[*conn]struct{}{},
+	}
+	if f.overhear == nil {
+		f.overhear = func() io.WriteCloser { return nil }
 	}
 	if f.status == nil {
 		f.status = func() Status { return Status{} }

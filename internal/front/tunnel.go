@@ -57,6 +57,9 @@ func (f *Front) tunnel(ctx context.Context, c *conn, dst flow.Addr, answer func(
 		f.reached.add(dst)
 		return answer(nil)
 	})
+	if c.ear = f.overhear(); c.ear != nil {
+		defer c.ear.Close()
+	}
 	up, down, err := flow.Join(ctx, t, c)
 	// Join's a is the stream: what came from it went down.
 	f.log.Debug("tunnel ended", "destination", dst, "up", down, "down", up, "cause", err)

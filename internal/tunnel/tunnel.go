@@ -21,6 +21,7 @@ import (
 	"busel/internal/session"
 	"busel/internal/state"
 	"busel/internal/wire"
+	"busel/obfs/look"
 	"busel/transport"
 	"busel/transport/mirror"
 	"busel/transport/quic"
@@ -31,6 +32,8 @@ type Config struct {
 	Policy rotate.Policy // the zero value is rotate.Auto
 	// Memory is what is known of the routes to the relay of that key; nil is nothing.
 	Memory func(relay [32]byte) rotate.Memory
+	// Look is what browser the next carrier over TLS looks like; nil: the default.
+	Look   func() *look.Look
 	Logger *slog.Logger // nil discards
 }
 

@@ -273,3 +273,12 @@ func (t *TLS) same(o *TLS) bool {
 	b, errB := json.Marshal(o)
 	return errA == nil && errB == nil && slices.Equal(a, b)
 }
+
+// Same reports whether two looks cannot be told apart from outside.
+func (l *Look) Same(o *Look) bool {
+	a, b := *l, *o
+	a.Name, a.Source, b.Name, b.Source = "", "", "", ""
+	x, errX := a.Format()
+	y, errY := b.Format()
+	return errX == nil && errY == nil && slices.Equal(x, y)
+}

@@ -108,11 +108,14 @@ func TestFormat(t *testing.T) {
 // TestCheck changes a good look in one place each.
 func TestCheck(t *testing.T) {
 	for name, change := range map[string]func(*Look){
-		"no name":           func(l *Look) { l.Name = "" },
-		"name of a path":    func(l *Look) { l.Name = "../x" },
-		"no x25519 share":   func(l *Look) { l.TLS.Shares = Codes{GREASE, GroupHybrid} },
-		"P-256 first":       func(l *Look) { l.TLS.Shares = Codes{GREASE, GroupHybrid, GroupP256, GroupX25519} },
-		"unknown share":     func(l *Look) { l.TLS.Groups = append(l.TLS.Groups, 0x0201); l.TLS.Shares = append(l.TLS.Shares, 0x0201) },
+		"no name":         func(l *Look) { l.Name = "" },
+		"name of a path":  func(l *Look) { l.Name = "../x" },
+		"no x25519 share": func(l *Look) { l.TLS.Shares = Codes{GREASE, GroupHybrid} },
+		"P-256 first":     func(l *Look) { l.TLS.Shares = Codes{GREASE, GroupHybrid, GroupP256, GroupX25519} },
+		"unknown share": func(l *Look) {
+			l.TLS.Groups = append(l.TLS.Groups, 0x0201)
+			l.TLS.Shares = append(l.TLS.Shares, 0x0201)
+		},
 		"share of no group": func(l *Look) { l.TLS.Groups = Codes{GREASE, GroupX25519} },
 		"TLS 1.2 only":      func(l *Look) { l.TLS.Versions = Codes{0x0303} },
 		"TLS 1.1":           func(l *Look) { l.TLS.Versions = Codes{0x0304, 0x0302} },
@@ -355,7 +358,9 @@ func TestLearnRefuses(t *testing.T) {
 			return ids
 		})),
 		"half of the extensions": plain(with(func(_ int, ids []uint16, _ map[uint16][]byte) []uint16 {
-			return slices.DeleteFunc(ids, func(id uint16) bool { return id == 0x0005 || id == 0x0012 || id == 0x0017 || id == 0x0023 || id == 0xff01 || id == 0x001b })
+			return slices.DeleteFunc(ids, func(id uint16) bool {
+				return id == 0x0005 || id == 0x0012 || id == 0x0017 || id == 0x0023 || id == 0xff01 || id == 0x001b
+			})
 		})),
 		"few": captured(t, "chromium-156.hellos")[:Enough-2],
 	} {
