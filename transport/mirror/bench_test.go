@@ -32,3 +32,18 @@ func BenchmarkCarrier(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkDial makes carriers: a handshake with the cover, a hello and a reply.
+func BenchmarkDial(b *testing.B) {
+	r := startRelay(b, goSite(b, nil), nil)
+	d := r.dialer(b, nil)
+	for b.Loop() {
+		carriers, _ := r.answer(b, okAccept())
+		c, _, err := d.Dial(testContext(b), r.route(), testHello())
+		if err != nil {
+			b.Fatal(err)
+		}
+		(<-carriers).Close()
+		c.Close()
+	}
+}

@@ -24,6 +24,7 @@ import (
 
 	"busel/internal/nginxtest"
 	"busel/internal/wire"
+	"busel/obfs/look"
 	"busel/transport"
 	"busel/transport/transporttest"
 )
@@ -368,27 +369,39 @@ func TestConfirms(t *testing.T) {
 	send(t, s, c, 1)
 }
 
+// TestCovers makes carriers with each look in front of covers that choose differently.
 func TestCovers(t *testing.T) {
-	test := func(t *testing.T, s *site) {
-		r := startRelay(t, s, nil)
-		c, e := r.pair(t, r.dialer(t, nil))
-		send(t, c, e, 1)
-		send(t, e, c, 2)
+	for _, family := range []string{"chromium", "firefox"} {
+		l := shippedLook(t, family)
+		test := func(name string, site func(t *testing.T) *site) {
+			t.Run(family+" "+name, func(t *testing.T) {
+				s := site(t)
+				r := startRelay(t, s, func(c *ListenerConfig) { c.Cover.Idle = time.Second })
+				c, e := r.pair(t, r.dialer(t, func(c *DialerConfig) { c.Look = func() *look.Look { return l } }))
+				for n := byte(1); ; n += 2 {
+					send(t, c, e, n)
+					send(t, e, c, n+1)
+					if s.hits == nil || s.hits() > 0 { // a genuine request was answered, too
+						return
+					}
+				}
+			})
+		}
+		goWith := func(change func(*tls.Config)) func(t *testing.T) *site {
+			return func(t *testing.T) *site { return goSite(t, change) }
+		}
+		nginx := func(c nginxtest.Config) func(t *testing.T) *site {
+			return func(t *testing.T) *site { return nginxSite(t, c) }
+		}
+		test("go", goWith(nil))
+		test("go http1", goWith(func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }))
+		test("go hybrid only", goWith(func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.X25519MLKEM768} }))
+		test("go x25519 only", goWith(func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.X25519} }))
+		test("go retry", goWith(func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.CurveP384} }))
+		test("nginx", nginx(nginxtest.Config{}))
+		test("nginx retry", nginx(nginxtest.Config{Curves: "secp384r1"}))
+		test("nginx http1", nginx(nginxtest.Config{NoHTTP2: true}))
 	}
-	t.Run("go http1", func(t *testing.T) {
-		test(t, goSite(t, func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }))
-	})
-	t.Run("go hybrid only", func(t *testing.T) {
-		test(t, goSite(t, func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.X25519MLKEM768} }))
-	})
-	t.Run("go x25519 only", func(t *testing.T) {
-		test(t, goSite(t, func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.X25519} }))
-	})
-	t.Run("go retry", func(t *testing.T) {
-		test(t, goSite(t, func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.CurveP384} }))
-	})
-	t.Run("nginx retry", func(t *testing.T) { test(t, nginxSite(t, nginxtest.Config{Curves: "secp384r1"})) })
-	t.Run("nginx http1", func(t *testing.T) { test(t, nginxSite(t, nginxtest.Config{NoHTTP2: true})) })
 }
 
 func TestPinned(t *testing.T) {
