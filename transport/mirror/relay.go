@@ -917,7 +917,7 @@ func (k *link) leave() {
 	}
 	k.end(net.ErrClosed)
 	k.out.hurry()
-	if k.downEOF.Load() { // the cover has, and said so; only its kernel would wait
+	if k.downEOF.Load() && !fault.HoldFIN { // the cover has, and said so; only its kernel would wait
 		k.shut()
 		return
 	}
