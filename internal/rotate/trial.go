@@ -189,9 +189,9 @@ func (k *Keeper) try(v View, now time.Time) (active int, least uint32, wake time
 	k.dropSlow(v, now)
 	half := t.mean(bulkSamples / 2)
 	fell := k.leaveCollapsed(v, now)
-	after := trialAfter
+	after, base := trialAfter, t.mean(trialSamples)
 	if half < throttled {
-		after = poorAfter
+		after, base = poorAfter, half
 	}
 	switch {
 	case fell && t.begun.IsZero():
@@ -207,10 +207,6 @@ func (k *Keeper) try(v View, now time.Time) (active int, least uint32, wake time
 		k.judge(v, now)
 	case !k.healthy:
 	case t.bulk() && t.steady() && !now.Before(t.after) && 1+t.extra < bondMost && now.Sub(k.moving) >= after:
-		base := half
-		if half >= throttled {
-			base = t.mean(trialSamples)
-		}
 		t.begin(v, base, now)
 	}
 	if len(t.rates) >= bulkSamples/2 && t.begun.IsZero() {

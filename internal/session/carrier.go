@@ -792,7 +792,7 @@ func (c *core) fillStreams(a *attachment, size int) (filled int) {
 		}
 		if !s.queued && s.sendable() {
 			s.queued = true
-			if s.unsent <= quiet && len(s.resend) == 0 {
+			if s.small() {
 				c.urgent.push(s)
 			} else {
 				c.bulk.push(s)

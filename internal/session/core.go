@@ -335,6 +335,9 @@ func (q *queue) pop() *Stream {
 // or keystrokes, never a transfer.
 const quiet = 4 << 10
 
+// small reports whether a stream has no more than that to send, and nothing again.
+func (s *Stream) small() bool { return s.unsent <= quiet && len(s.resend) == 0 }
+
 // ready queues a stream that has something to send. New and small ones come
 // first, the others take turns.
 func (c *core) ready(s *Stream) {
@@ -342,7 +345,7 @@ func (c *core) ready(s *Stream) {
 		return
 	}
 	s.queued = true
-	if s.kind == kindControl || s.unsent <= quiet && len(s.resend) == 0 || s.sent == 0 && s.unsent <= bigBuffer {
+	if s.kind == kindControl || s.small() || s.sent == 0 && s.unsent <= bigBuffer {
 		c.urgent.push(s)
 	} else {
 		c.bulk.push(s)

@@ -875,7 +875,8 @@ func TestFairness(t *testing.T) {
 			echo(ctx, s, dst)
 		})
 		defer w.stop()
-		l, _, err := w.dial(tt.LinkConfig{Capacity: 64 << 10})
+		// With a rate: else what passes meanwhile is the machine's, not the session's.
+		l, _, err := w.dial(tt.LinkConfig{Capacity: 64 << 10, Rate: 20e6})
 		if err != nil {
 			t.Fatal(err)
 		}

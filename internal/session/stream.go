@@ -388,7 +388,7 @@ func (s *Stream) consume(n int) {
 	if s.gone || s.recvDone || s.finalKnown {
 		return
 	}
-	s.tune(time.Now())
+	s.tune()
 	switch r := s.raised(); {
 	case r >= s.window/2:
 		s.ackNow()
@@ -402,20 +402,26 @@ func (s *Stream) consume(n int) {
 
 // tune fits the window to what is read: one that is read in about a round trip limits
 // the stream (DESIGN section 6). c.mu is held.
-func (s *Stream) tune(now time.Time) {
-	c := s.c
-	if s.tuned.IsZero() && s.consumed >= initialWindow/2 {
+func (s *Stream) tune() {
+	n := s.consumed - s.tunedFrom
+	if n < s.window/2 {
+		return
+	}
+	now := time.Now()
+	if s.tuned.IsZero() {
 		s.tuned, s.tunedFrom = now, s.consumed
 		s.grow(soonWindow - s.window)
+		return
 	}
 	// The rate is that of two round trips at least, since what waited for a lost segment
 	// comes all at once.
-	n, span, took := s.consumed-s.tunedFrom, c.windowTime(), now.Sub(s.tuned)
-	if s.tuned.IsZero() || n < s.window/2 || took < 2*min(span, c.emptyTrip()) {
+	c := s.c
+	span, took := c.windowTime(), now.Sub(s.tuned)
+	if took < 2*min(span, c.emptyTrip()) {
 		return
 	}
 	s.tuned, s.tunedFrom = now, s.consumed
-	if want := uint64(float64(n) * windowTimes * float64(span) / float64(took)); want > s.window {
+	if float64(n)*windowTimes*float64(span) > float64(s.window)*float64(took) {
 		s.grow(s.window / 2)
 	}
 }

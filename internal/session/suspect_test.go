@@ -353,6 +353,30 @@ func TestWindowAtFirst(t *testing.T) {
 	})
 }
 
+// A carrier that comes to the aid of another one is believed in after a few round trips.
+func TestSecondGathersSpeed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, serve)
+		defer w.stop()
+		w.delay = 50 * time.Millisecond
+		cfg := tt.LinkConfig{Rate: 5e6, Capacity: 512 << 10}
+		if _, _, err := w.dial(cfg); err != nil {
+			t.Fatal(err)
+		}
+		s := w.open(flow.Addr{Name: "down", Port: endless})
+		defer s.Close()
+		go io.Copy(io.Discard, struct{ io.Reader }{s})
+		time.Sleep(5 * time.Second)
+		if _, _, err := w.dial(cfg); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if v, _ := w.client.View(); v.Carriers[1].Down < 1e6 { // 400 kB by a rate that is smoothed over a second
+			t.Errorf("%d bytes came in its first second", v.Carriers[1].Down)
+		}
+	})
+}
+
 // Of two carriers the one is late that has what streams wait for.
 func TestLate(t *testing.T) {
 	for _, name := range []string{"down", "up"} {

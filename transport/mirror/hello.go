@@ -162,7 +162,10 @@ func (c *cursor) uint(n int) int {
 }
 
 // vector takes a vector with a length of n bytes.
-func (c *cursor) vector(n int) cursor { return cursor{c.take(c.uint(n)), c.ok} }
+func (c *cursor) vector(n int) cursor {
+	b := c.take(c.uint(n)) // first: it may clear ok
+	return cursor{b, c.ok}
+}
 
 // parseClientHello reads a whole ClientHello message with its 4-byte header.
 // ok is false if it is malformed, has no 32-byte session id or no x25519 share.
