@@ -132,6 +132,33 @@ func (k *Keeper) dialNeeded(ctx context.Context, w wish, outage, now time.Time) 
 	}
 }
 
+// dialAround starts a dial through another relay once a spare took over from a silent
+// carrier, and gives it up when something comes over that: if it is the relay's address
+// that is blocked the spare is as silent, which would take as long again to notice. To a
+// censor it is a visit to the other relay's site.
+func (k *Keeper) dialAround(ctx context.Context, w wish, outage, now time.Time) time.Time {
+	if k.unproven.IsZero() || k.need != nil || !outage.IsZero() {
+		return time.Time{}
+	}
+	for _, p := range k.order(now) {
+		if p.Route.Detour && !p.fallback && p.State != Resting && k.passable(p) && !k.underWay(p) && !k.carried(p) {
+			k.dial(ctx, p, false, wire.CarrierActive, w.budget, outage, now)
+			break
+		}
+	}
+	return now.Add(glance)
+}
+
+// carried reports whether a carrier over the path lives.
+func (k *Keeper) carried(p *Path) bool {
+	for _, h := range k.held {
+		if h.path == p {
+			return true
+		}
+	}
+	return false
+}
+
 func (k *Keeper) landing() bool {
 	return slices.ContainsFunc(k.attempts, func(a *attempt) bool { return a.landing })
 }

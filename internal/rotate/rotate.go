@@ -114,11 +114,7 @@ type Config struct {
 	// routes that are detours; nil is never. It must take no keeper's lock:
 	// [Keeper.Passable] takes none.
 	Passable func() bool
-	// Prepare is called when carriers fall silent and it may be the relay's address
-	// that is blocked: another relay should get a carrier, for those routes. Like
-	// [Keeper.Warm], which it may call, it does not block. nil does nothing.
-	Prepare func()
-	Logger  *slog.Logger // nil discards
+	Logger   *slog.Logger // nil discards
 }
 
 // Pace of the keeper.
@@ -138,9 +134,9 @@ const (
 	// 60) and than a web server keeps a connection (nginx: 75 s).
 	beatMin = 35 * time.Second
 	beatMax = 50 * time.Second
-	// warmth is for how long Warm asks for a carrier: a dial, and the time that another
-	// session needs to see that it has to go through this relay.
-	warmth = 5 * time.Second
+	// glance is how often a spare that took over from a silent carrier is looked at
+	// until something came over it.
+	glance = 50 * time.Millisecond
 )
 
 // Keeper keeps one session attached. Create it with [New], then Run it.
@@ -160,7 +156,6 @@ type Keeper struct {
 	budget    budget
 	after     []func()    // to do without the lock
 	passage   atomic.Bool // see Passable
-	warm      time.Time   // until when a carrier is wanted though nothing is to be sent
 	wanted    bool
 	healthy   bool      // now
 	down      uint64    // received on the carriers that live
@@ -178,6 +173,7 @@ type Keeper struct {
 	hold      time.Time         // no dial in a need before it
 	flaps     int               // carriers in a row that did not live long
 	roamed    bool              // recall what is known: the network may be another one
+	unproven  time.Time         // when a spare took over from a silent carrier; zero once something came
 	outage    bool              // there was one at the last step
 	shaken    time.Time         // when an outage ended, or the link changed: what was silent then says nothing of its path
 	silence   time.Time         // when a dial last met silence that may be the network's
@@ -186,22 +182,23 @@ type Keeper struct {
 
 // held is a carrier of ours.
 type held struct {
-	path    *Path
-	born    time.Time
-	moved   uint64    // bytes, when last seen
-	down    uint64    // of them received
-	heard   time.Time // when more was received, or it was born
-	budget  uint64
-	spent   bool
-	usable  bool      // when last seen
-	used    bool      // it was once
-	was     uint64    // moved at the last sample
-	flows   []float64 // of the last samples, bytes/s
-	peak    float64   // the most that it carried of late, bytes/s
-	left    bool      // we have given it up, or made it a spare
-	suspect bool      // when last seen
-	seen    bool      // in the session's view
-	gone    time.Time // from there
+	path     *Path
+	born     time.Time
+	moved    uint64    // bytes, when last seen
+	down     uint64    // of them received
+	heard    time.Time // when more was received, or it was born
+	promoted time.Time // when it last took over as a spare
+	budget   uint64
+	spent    bool
+	usable   bool      // when last seen
+	used     bool      // it was once
+	was      uint64    // moved at the last sample
+	flows    []float64 // of the last samples, bytes/s
+	peak     float64   // the most that it carried of late, bytes/s
+	left     bool      // we have given it up, or made it a spare
+	suspect  bool      // when last seen
+	seen     bool      // in the session's view
+	gone     time.Time // from there
 }
 
 // endWithin is how long the judgement of a carrier's end is waited for: a session
@@ -311,29 +308,13 @@ func (k *Keeper) Roam() {
 	k.kick()
 }
 
-// Warm asks for a carrier for a few seconds, although nothing is to be sent yet.
-func (k *Keeper) Warm() {
-	k.mu.Lock()
-	k.warm = time.Now().Add(warmth)
-	k.mu.Unlock()
-	k.kick()
-}
-
 // step makes all decisions of a moment and returns when the next are due.
 func (k *Keeper) step(ctx context.Context, v View, outage, now time.Time) (wake time.Time) {
 	if k.outage && outage.IsZero() {
 		k.pardon(now)
 	}
 	k.outage = !outage.IsZero()
-	warm := now.Before(k.warm) && !v.Wanted
-	if warm {
-		v.Wanted = true
-		defer func() { wake = earlier(wake, k.warm) }()
-	}
 	k.observe(v, now)
-	if warm && k.failed.IsZero() {
-		k.passage.Store(true) // as if nobody wanted it
-	}
 	if k.roamed {
 		k.roamed, k.shaken = false, now
 		k.cancel(func(*attempt) bool { return true }) // they began on another link
@@ -364,6 +345,7 @@ func (k *Keeper) step(ctx context.Context, v View, outage, now time.Time) (wake 
 	} else {
 		wake = earlier(wake, k.dialNeeded(ctx, w, outage, now))
 		wake = earlier(wake, k.dialUseful(ctx, v, w, outage, now))
+		wake = earlier(wake, k.dialAround(ctx, w, outage, now))
 	}
 	wake = earlier(wake, k.tell(now))
 	return earlier(wake, k.beat(v, now))
@@ -373,7 +355,7 @@ func (k *Keeper) step(ctx context.Context, v View, outage, now time.Time) (wake 
 func (k *Keeper) observe(v View, now time.Time) {
 	k.wanted = v.Wanted
 	k.healthy = false
-	direct := false
+	direct, proven := false, false
 	var down uint64
 	for i := range v.Carriers {
 		c := &v.Carriers[i]
@@ -402,9 +384,16 @@ func (k *Keeper) observe(v View, now time.Time) {
 		if h.usable = k.usable(c); h.usable {
 			h.used = true
 			k.healthy = true
-			direct = direct || !h.path.Route.Detour
+			if !h.path.Route.Detour {
+				direct = true
+				proven = proven || !h.promoted.Equal(k.unproven) || h.heard.After(k.unproven)
+			}
 		}
 		h.path.goodput = max(h.path.goodput, c.Rate)
+	}
+	if proven && !k.unproven.IsZero() {
+		k.unproven = time.Time{}
+		k.cancel(func(a *attempt) bool { return a.path.Route.Detour && !a.need })
 	}
 	k.passage.Store(direct || !v.Wanted && k.failed.IsZero())
 	for n, h := range k.held {
@@ -424,7 +413,7 @@ func (k *Keeper) observe(v View, now time.Time) {
 	}
 	switch {
 	case !v.Wanted:
-		k.lost, k.need, k.told, k.connected = "", nil, nil, false
+		k.lost, k.need, k.told, k.connected, k.unproven = "", nil, nil, false, time.Time{}
 	case k.healthy && k.need != nil:
 		if k.connected {
 			k.afterMove(now)
@@ -477,17 +466,18 @@ func (k *Keeper) arrange(v View, w *wish, outage, now time.Time) {
 		}
 		return int(b.N) - int(a.N)
 	})
-	if len(spares) > 0 && healthy == 0 && k.cfg.Prepare != nil && outage.IsZero() &&
+	if len(spares) > 0 && healthy == 0 && outage.IsZero() &&
 		slices.ContainsFunc(v.Carriers, func(c Carrier) bool { return c.Suspect && k.held[c.N] != nil }) {
-		k.after = append(k.after, k.cfg.Prepare) // the spare may be as silent
+		k.unproven = now // the spare may be as silent
 	}
 	for len(spares) > 0 && (healthy == 0 || healthy < w.active && !w.fresh) {
 		set(spares[0].N, wire.CarrierActive)
+		k.held[spares[0].N].promoted = now
 		w.promoted = true
 		spares = spares[1:]
 		healthy++
 	}
-	for excess := healthy - w.active; w.budget == 0 && excess > 0; excess-- {
+	for excess := healthy - w.active; w.budget == 0 && k.unproven.IsZero() && excess > 0; excess-- {
 		if n := k.worst(v, w); n != 0 {
 			set(n, wire.CarrierSpare)
 			return // another look when that is done

@@ -1,6 +1,7 @@
 package rotate
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -966,53 +967,58 @@ func TestMemory(t *testing.T) {
 	})
 }
 
-// Another relay is asked for a carrier when one falls silent, before the spare is
-// silent, too, and not when one is reset: then the address is not blocked.
-func TestPrepare(t *testing.T) {
-	prepared := 0
-	run(t, func(s *sim, cfg *Config) {
-		s.moving = true
-		cfg.Passable = func() bool { return true }
-		cfg.Prepare = func() { prepared++ }
-	}, []transport.Route{tlsA, udpA, viaB}, func(t *testing.T, s *sim) {
-		s.let(20 * time.Second)
-		s.reset()
-		s.let(20 * time.Second)
-		if prepared != 0 {
-			t.Fatalf("prepared %d times without silence", prepared)
-		}
-		s.each(func(c *simCarrier) { c.suspect = c.state == wire.CarrierActive })
-		s.let(10 * time.Millisecond)
-		if prepared != 1 {
-			t.Errorf("prepared %d times, want once", prepared)
-		}
-	})
-}
-
-// A relay that is warmed gets a carrier although nothing is to be sent, once, and can
-// be gone through all the time.
-func TestWarm(t *testing.T) {
-	run(t, func(s *sim, _ *Config) { s.wanted = false }, []transport.Route{tlsA, udpA}, func(t *testing.T, s *sim) {
-		s.let(time.Minute)
-		if len(s.dials) != 0 || !s.Passable() {
-			t.Fatalf("%d dials before it was warmed, passable %v", len(s.dials), s.Passable())
-		}
-		s.Warm()
-		for range 10 {
-			s.let(usualTook / 10)
-			if !s.Passable() {
-				t.Error("it cannot be gone through while it is warmed")
+// A way through another relay is dialled when a spare takes over from a silent carrier,
+// before that spare is silent, too, and not when one is reset: then the address is not
+// blocked. It is given up when something comes over the spare.
+func TestAround(t *testing.T) {
+	for name, c := range map[string]struct {
+		reset bool
+		rate  float64  // of the spare
+		then  []string // carriers when the dial would be over
+		dials int
+		ends  error
+	}{
+		"the spare is silent, too": {false, 0, []string{"tls active", "udp active"}, 1, nil},
+		"the spare is well":        {false, 1e6, []string{"udp active"}, 1, errOvertaken},
+		"a reset":                  {true, 1e6, []string{"udp active"}, 0, nil},
+	} {
+		var spare float64
+		run(t, func(s *sim, cfg *Config) {
+			s.moving = true
+			cfg.Passable = func() bool { return true }
+			s.rate = func(c *simCarrier, _ int) float64 {
+				if c.route == udpA {
+					return spare
+				}
+				return 0
 			}
-		}
-		s.let(trip)
-		if !s.Attached() {
-			t.Error("no carrier")
-		}
-		s.let(time.Minute)
-		s.reset()
-		s.let(time.Minute)
-		if len(s.dials) != 1 {
-			t.Errorf("%d dials, want 1", len(s.dials))
-		}
-	})
+		}, []transport.Route{tlsA, udpA, viaB}, func(t *testing.T, s *sim) {
+			s.let(6 * time.Second)
+			s.is("tls active", "udp spare")
+			s.change(func() { spare = c.rate })
+			if c.reset {
+				s.reset()
+			} else {
+				s.each(func(c *simCarrier) { c.suspect = c.route == tlsA })
+			}
+			s.let(usualTook + 10*time.Millisecond)
+			s.is(c.then...)
+			at := s.dialsOver(over(viaB))
+			if len(at) != c.dials || c.dials > 0 && at[0] > 6010*time.Millisecond {
+				t.Fatalf("%s: dials through the other relay at %v, want %d at 6 s", name, at, c.dials)
+			}
+			s.each(func(c *simCarrier) { c.suspect = c.suspect || c.route == udpA && spare == 0 })
+			s.let(10 * time.Millisecond)
+			if !s.Healthy() {
+				t.Errorf("%s: nothing works: %q", name, s.states())
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			for _, d := range s.dials {
+				if d.route == viaB && !errors.Is(d.err, c.ends) {
+					t.Errorf("%s: the dial ended with %v, want %v", name, d.err, c.ends)
+				}
+			}
+		})
+	}
 }

@@ -32,6 +32,7 @@ type attachment struct {
 	proven  bool // rule 7: the peer has said something after the reply
 	open    bool // live, proven, active: streams may use it
 	suspect bool
+	untried bool          // it took over from a suspect one and has not spoken since
 	shunned bool          // what it carried goes over others, too, until it speaks again
 	laden   bool          // something was put on it since that was last taken back
 	doubted time.Time     // when it became suspect
@@ -667,7 +668,9 @@ func (c *core) fillControl(a *attachment) {
 		c.gauge()
 		a.add(transport.LaneControl, wire.Frame{Type: wire.Window, Limit: c.advertised})
 	}
-	for len(c.announce) > 0 && a.space() {
+	// That a carrier is well again does not overtake what said that it is suspect: both
+	// go over others.
+	for len(c.announce) > 0 && a.space() && (c.announce[0].ID != uint64(a.n) || c.open < 2) {
 		a.add(transport.LaneControl, c.announce[0])
 		c.announce = c.announce[1:]
 	}
@@ -1003,10 +1006,14 @@ func (a *attachment) heard(n int, now time.Time) {
 	a.lastRecv = now
 	a.down += uint64(n)
 	a.received.add(n, now)
-	a.suspect, a.asked = false, time.Time{}
+	a.suspect, a.untried, a.asked = false, false, time.Time{}
 	if a.shunned && a.c.client {
 		a.shunned, a.greet = false, true
 		a.c.setOpen(a)
+		if a.c.open > 1 {
+			a.c.announce = append(a.c.announce, a.ruling())
+			a.c.wake()
+		}
 		a.wake()
 	}
 }
@@ -1066,6 +1073,11 @@ func (a *attachment) tick(now time.Time) (next time.Time) {
 					b.pingDue = true
 					b.wake()
 				}
+			}
+			if c.other(a) { // what it has is waited for
+				c.shun(a)
+				c.announce = append(c.announce, a.ruling())
+				c.wake()
 			}
 			c.log.Debug("carrier is suspect", "carrier", a.n, "silent", now.Sub(a.lastRecv), "rtt", a.rtt, "best", a.best, "lull", a.lull, "asked", a.pingOut)
 			at = a.due()

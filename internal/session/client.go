@@ -335,7 +335,7 @@ func (cl *Client) Set(n uint32, state wire.CarrierState) {
 	defer c.unlock()
 	if a := c.carrier(n); a != nil && state <= wire.CarrierSpare {
 		if state == wire.CarrierActive {
-			cl.shunSilent(a)
+			a.untried = cl.shunSilent(a)
 		}
 		a.greet = true
 		c.rule(a, state)
@@ -346,13 +346,17 @@ func (cl *Client) Set(n uint32, state wire.CarrierState) {
 	}
 }
 
-// shunSilent leaves the suspect carriers to themselves, for the sake of a.
-func (cl *Client) shunSilent(a *attachment) {
+// shunSilent leaves the suspect carriers to themselves, for the sake of a, and those
+// that took over from such and have not answered either. It reports whether there are
+// any.
+func (cl *Client) shunSilent(a *attachment) (any bool) {
 	for _, b := range cl.c.atts {
-		if b != a && b.suspect {
+		if b != a && (b.suspect || b.untried) {
 			cl.c.shun(b)
+			any = true
 		}
 	}
+	return any
 }
 
 // Drop gives up carrier n: what it carried moves to another. err is what

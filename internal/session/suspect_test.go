@@ -122,6 +122,86 @@ func TestSuspectIsKept(t *testing.T) {
 	})
 }
 
+// A spare that took over from a suspect carrier and is as silent is told to the relay
+// in the next hello, although it is not suspect yet: else the relay would answer over it.
+func TestUntriedIsToldInTheHello(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, patterned)
+		defer w.stop()
+		s, _, spare, got := suspected(t, w)
+		defer s.Close()
+		spare.Freeze(tt.Client)
+		spare.Freeze(tt.Relay)
+		w.client.Set(2, wire.CarrierActive)
+		w.delay = 30 * time.Millisecond
+		if _, _, err := w.dial(tt.LinkConfig{}); err != nil {
+			t.Fatal(err)
+		}
+		if v, _ := w.client.View(); v.Carriers[1].Suspect {
+			t.Fatal("the spare is suspect already")
+		}
+		begin := time.Now()
+		<-got
+		if d := time.Since(begin); d > w.delay/2 {
+			t.Errorf("it took %v after the relay's answer", d)
+		}
+	})
+}
+
+// With several carriers in use, what a silent one had comes over the others as soon as
+// it is suspect, and not when it is given up; and it is used again if it comes back.
+func TestSuspectOfSeveral(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, patterned)
+		defer w.stop()
+		w.delay = 50 * time.Millisecond
+		cfg := tt.LinkConfig{Rate: 1 << 20}
+		old, _, err := w.dial(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := w.dial(cfg); err != nil {
+			t.Fatal(err)
+		}
+		s := w.open(flow.Addr{Name: "endless", Port: endless})
+		defer s.Close()
+		var at, last atomic.Int64
+		begin := time.Now()
+		go func() {
+			for buf := make([]byte, 32<<10); ; {
+				n, err := s.Read(buf)
+				if err != nil {
+					return
+				}
+				for i, b := range buf[:n] {
+					if b != pattern(int(at.Load())+i) {
+						t.Errorf("byte %d is wrong", int(at.Load())+i)
+						return
+					}
+				}
+				at.Add(int64(n))
+				last.Store(int64(time.Since(begin)))
+			}
+		}()
+		time.Sleep(3 * time.Second)
+		old.Freeze(tt.Client)
+		old.Freeze(tt.Relay)
+		w.until("suspicion", func(v session.View) bool { return v.Carriers[0].Suspect })
+		time.Sleep(2*w.delay + 50*time.Millisecond)
+		if d := time.Since(begin) - time.Duration(last.Load()); d > 40*time.Millisecond {
+			t.Errorf("nothing was read for %v, a round trip after one of two was suspect", d)
+		}
+		old.Thaw(tt.Client)
+		old.Thaw(tt.Relay)
+		time.Sleep(3 * time.Second)
+		from := at.Load()
+		time.Sleep(2 * time.Second)
+		if n := at.Load() - from; n < 3<<20 { // both have 1 MiB/s
+			t.Errorf("%d bytes in 2 s after it came back", n)
+		}
+	})
+}
+
 // What was said of a suspect carrier may come late, after it has come back: when the
 // other one is gone, it goes on.
 func TestSuspicionComesLate(t *testing.T) {

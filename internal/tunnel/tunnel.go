@@ -130,11 +130,6 @@ func (r *Relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*L
 		Policy: r.cfg.Policy, Session: bridge.Session{Client: l.session}, Memory: known, Horizon: r.horizon, Logger: r.log,
 		Paces: r.paces, Shown: e.CoverName,
 		Passable: func() bool { return r.passable(label) },
-		Prepare: func() {
-			if other := r.around(label); other != nil {
-				other.keeper.Warm()
-			}
-		},
 	})
 	ctx, stop := context.WithCancel(r.ctx)
 	l.stop = stop
