@@ -498,8 +498,10 @@ relay = %q
 # How much all clients together may move in a calendar month (UTC), up and down
 # added, such as "500GB", and how fast in each direction, such as "50Mbit" (a
 # second). "" is no limit. Each byte crosses your server's line once in each
-# direction, and what makes it a visit to a web site adds a few percent. Limits of
-# single invites: relayd limit.
+# direction, and what makes it a visit to a web site adds a few percent: where only
+# what leaves is paid for, nine tenths of that are a good limit, where both are, four
+# tenths. What is sent again after a connection broke counts again. Limits of single
+# invites: relayd limit.
 monthly = %q
 rate = %q
 

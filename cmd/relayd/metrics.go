@@ -57,6 +57,7 @@ func (s *status) metrics() []m.Metric {
 		total("streams_failed", "TCP streams whose destination was not reached.", r.StreamsFailed),
 		total("flows", "UDP flows.", r.FlowsTotal),
 		ways("stream_bytes", "Bytes in streams that ended.", r.BytesUp, r.BytesDown),
+		total("stream_bytes_again", "Bytes of streams that travelled between client and relay another time.", r.BytesAgain),
 		ways("datagrams", "UDP datagrams sent to and received from the internet.", e.DatagramsUp, e.DatagramsDown),
 		total("datagrams_lost", "UDP datagrams that were not sent, or came from where nothing was sent to.", e.DatagramsLost),
 		total("denied", "Streams and datagrams against the exit's rules.", e.Denied),

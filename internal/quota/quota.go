@@ -1,8 +1,9 @@
 // Package quota counts what the invites of a relay move, holds them to what they
 // may move in a month, and to their speed.
 //
-// A byte counts when it goes to the internet or comes from there, up and down added;
-// what carries it does not. Months are calendar months in UTC. A sum is what the file
+// A byte of a stream or datagram counts whenever it passes between a client and the
+// relay, up and down added: once, and again if it was lost with a connection. So whoever
+// breaks connections moves no more than others. What carries it does not count. Months are calendar months in UTC. A sum is what the file
 // of internal/state says and what was counted since. It is written whenever a step
 // has come together, at most 1/4096 of the smallest cap and at most 256 KiB. So the
 // end of the program at any moment forgets less than a step of each invite: forty
@@ -273,6 +274,31 @@ func (a *Account) Take(ctx context.Context, d Direction, n int) error {
 		return ErrUsedUp
 	}
 	return a.lanes[d].wait(ctx, &a.book.total.lanes[d], n)
+}
+
+// Again counts n bytes that move another time, whether they may or not, and does not
+// wait. It returns for how long no more of them should follow, and [ErrUsedUp] if nothing
+// more may move this month.
+func (a *Account) Again(d Direction, n int) (wait time.Duration, err error) {
+	now := time.Now()
+	a.book.turn(now)
+	a.count(uint64(n))
+	a.book.total.count(uint64(n))
+	wait = a.lanes[d].take(n, now)
+	if d == Down { // a client may say as much again as it likes; that holds up only its own
+		wait = max(wait, a.book.total.lanes[d].take(n, now))
+	}
+	if a.over() || a.book.total.over() {
+		err = ErrUsedUp
+	}
+	return wait, err
+}
+
+// count counts n bytes.
+func (a *Account) count(n uint64) {
+	if a.used.Add(n)-a.kept.Load() >= a.step.Load() {
+		a.flush()
+	}
 }
 
 // spend counts n bytes unless the quota is used up.

@@ -110,6 +110,39 @@ func TestQuotaIsHeld(t *testing.T) {
 	}
 }
 
+// What moves again counts whether it may or not, keeps its own stream waiting, and of
+// what comes from a client keeps nobody else waiting.
+func TestAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := book(t, newShelf(), config.Limits{Monthly: 5000, Rate: 80_000}, map[byte]state.Limits{1: {Quota: 3000, Rate: 8000}})
+		a, other := b.Account(id(1)), b.Account(id(2))
+		if wait, err := a.Again(Down, 2000); err != nil || wait < 1800*time.Millisecond || wait > 2*time.Second {
+			t.Errorf("2000 bytes at 1000 a second: %v, %v", wait, err)
+		}
+		if wait, err := a.Again(Up, 1000); !errors.Is(err, ErrUsedUp) || wait <= 0 {
+			t.Errorf("when the quota is used up: %v, %v", wait, err)
+		}
+		if n := b.Total().Used(); a.Used() != 3000 || n != 3000 {
+			t.Errorf("%d are counted, in all %d", a.Used(), n)
+		}
+		if err := a.Take(t.Context(), Down, 1); !errors.Is(err, ErrUsedUp) {
+			t.Errorf("after that: %v", err)
+		}
+		for d, least := range map[Direction]time.Duration{Up: 0, Down: 100 * time.Millisecond} {
+			begin := time.Now()
+			if err := other.Take(t.Context(), d, 500); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(begin); took < least || took > 150*time.Millisecond {
+				t.Errorf("another invite waits for %v in direction %d", took, d)
+			}
+		}
+		if _, err := other.Again(Up, 1000); !errors.Is(err, ErrUsedUp) || !b.Total().UsedUp() {
+			t.Errorf("when the total is used up: %v", err)
+		}
+	})
+}
+
 // TestQuotaOverKills ends the program without a word again and again, in the midst
 // of traffic: what passed is within 1 % of the quota.
 func TestQuotaOverKills(t *testing.T) {

@@ -80,6 +80,24 @@ func (r *Relay) take(ctx context.Context, a *quota.Account, d quota.Direction, n
 	return err
 }
 
+// again counts n bytes of an invite's streams that travel another time, and returns
+// for how long no more of them should. It does not wait.
+func (r *Relay) again(a *quota.Account, received bool, n int) time.Duration {
+	r.twice.Add(int64(n))
+	if a == nil {
+		return 0
+	}
+	d := quota.Down
+	if received {
+		d = quota.Up
+	}
+	wait, err := a.Again(d, n)
+	if errors.Is(err, quota.ErrUsedUp) {
+		r.Review()
+	}
+	return wait
+}
+
 // account is an invite's, or nil if nothing is counted.
 func (r *Relay) account(invite [8]byte) *quota.Account {
 	if r.cfg.Book == nil {

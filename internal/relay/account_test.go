@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,7 @@ import (
 	"busel/internal/state"
 	"busel/internal/wire"
 	"busel/transport"
+	"busel/transport/transporttest"
 )
 
 // sums is a quota.Store in memory.
@@ -221,6 +223,105 @@ func keep(t *testing.T, d *door, token string) *session.Client {
 		wg.Wait()
 	})
 	return c
+}
+
+// spring is an exit whose destinations send without end.
+type spring struct{ echo }
+
+func (spring) OpenStream(context.Context, flow.Addr) (flow.Stream, error) {
+	near, far := net.Pipe()
+	go io.Copy(far, endless{})
+	return echoStream{near}, nil
+}
+
+// What connections take with them when they break travels again, and counts again, in
+// both directions: a quota is about what passes between clients and relay.
+func TestQuotaCountsWhatTravelsAgain(t *testing.T) {
+	for name, cut := range map[string][2]int64{"down": {transporttest.Client: 200_000}, "up": {transporttest.Relay: 200_000}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				book := newBook(t, config.Limits{}, nil)
+				r, d := start(t, Config{Book: book})
+				d.path = transporttest.LinkConfig{Delay: 10 * time.Millisecond, Rate: 1e6, Capacity: 40_000, CutAfter: cut}
+				c := keep(t, d, "a")
+				s, err := c.OpenStream(t.Context(), flow.Addr{Name: "site", Port: 80})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				const size = 2_000_000
+				go s.Write(make([]byte, size))
+				if _, err := io.CopyN(io.Discard, s, size); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				used := int64(book.Account([8]byte{'a'}).Used())
+				passed := d.passed(transporttest.Client) + d.passed(transporttest.Relay)
+				if passed < 2*size*5/4 {
+					t.Fatalf("%d bytes passed: hardly any of them twice", passed)
+				}
+				// Headers and ACKs pass and do not count. What a client sent may not have
+				// come, and what a relay's carrier took may not have been written.
+				slack := int64(len(d.links)) * (64 << 10)
+				if used < passed*95/100-slack || used > passed+slack {
+					t.Errorf("%d are counted of %d that passed over %d connections", used, passed, len(d.links))
+				}
+				if got := used - 2*size; got != r.Stats().BytesAgain {
+					t.Errorf("%d travelled again, the status says %d", got, r.Stats().BytesAgain)
+				}
+				if total := int64(book.Total().Used()); total != used {
+					t.Errorf("the total is %d", total)
+				}
+			})
+		})
+	}
+}
+
+// A client whose connections break again and again before anything has arrived gets
+// the same bytes each time, but not faster than its rate, and not more than its quota.
+func TestSentAgainWithinLimits(t *testing.T) {
+	const length = 20 // seconds
+	for name, x := range map[string]struct {
+		limits      state.Limits
+		least, most int64
+	}{
+		"no limits": {state.Limits{}, 30_000_000, 60_000_000},
+		"rate":      {state.Limits{Rate: 800_000}, length * 90_000, length*100_000 + (64 << 10)},
+		"quota":     {state.Limits{Quota: 5_000_000}, 4_600_000, 5_000_000 + (64 << 10)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				book := newBook(t, config.Limits{}, map[byte]state.Limits{'a': x.limits})
+				r, d := start(t, Config{Gate: &mood{book: book}, Book: book, Exit: spring{}})
+				d.frozen = true
+				c := keep(t, d, "a")
+				s, err := c.OpenStream(t.Context(), flow.Addr{Name: "site", Port: 80})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				if _, err := s.Write([]byte("x")); err != nil {
+					t.Fatal(err)
+				}
+				for begin := time.Now(); time.Since(begin) < length*time.Second; {
+					time.Sleep(100 * time.Millisecond)
+					d.kill()
+				}
+				synctest.Wait()
+				passed := d.passed(transporttest.Client)
+				t.Logf("%d bytes over %d connections", passed, len(d.links))
+				if passed < x.least || passed > x.most {
+					t.Errorf("%d bytes passed, between %d and %d may", passed, x.least, x.most)
+				}
+				if again := r.Stats().BytesAgain; again < passed*9/10 {
+					t.Errorf("%d of %d bytes were sent again", again, passed)
+				}
+				if n := r.Stats().Sessions; (n == 0) != (name == "quota") {
+					t.Errorf("%d sessions are left", n)
+				}
+			})
+		})
+	}
 }
 
 type endless struct{}

@@ -93,6 +93,8 @@ type Stats struct {
 	FlowsTotal    int64 `json:"flows_total"`
 	BytesUp       int64 `json:"bytes_up_total"`   // client to internet, in streams that ended
 	BytesDown     int64 `json:"bytes_down_total"` // internet to client, in streams that ended
+	// BytesAgain are bytes of streams that were sent or came another time, in vain.
+	BytesAgain int64 `json:"bytes_again_total"`
 	// Handed are the carriers that were passed on to an elder.
 	Handed int64 `json:"handed_total"`
 	// LastHello is how long ago a client was accepted last, in seconds; -1 is never.
@@ -115,7 +117,7 @@ type Relay struct {
 	handed, lastHello                                    atomic.Int64 // lastHello in nanoseconds since started, 0 never
 	carriers, streams, flows                             atomic.Int64
 	hellos, refused, carriersTotal, streamsTotal, failed atomic.Int64
-	flowsTotal, up, down                                 atomic.Int64
+	flowsTotal, up, down, twice                          atomic.Int64
 }
 
 // key names a session: nobody learns a client's secret from the relay's memory
@@ -425,6 +427,7 @@ func (r *Relay) start(ctx context.Context, k key, token wire.Token) *entry {
 		Server: session.NewServer(session.ServerConfig{
 			OnStream:    func(ctx context.Context, s *session.Stream, dst flow.Addr) { r.stream(ctx, account, s, dst) },
 			OnPackets:   func(ctx context.Context, p flow.Packets) { r.packets(ctx, account, p) },
+			OnAgain:     func(received bool, n int) time.Duration { return r.again(account, received, n) },
 			SessionLife: r.cfg.SessionLife, Logger: r.log,
 		}),
 		token: token,
@@ -553,6 +556,6 @@ func (r *Relay) Stats() Stats {
 		Sessions: n, Carriers: r.carriers.Load(), Streams: r.streams.Load(), Flows: r.flows.Load(),
 		Hellos: r.hellos.Load(), Refused: r.refused.Load(), CarriersTotal: r.carriersTotal.Load(),
 		StreamsTotal: r.streamsTotal.Load(), StreamsFailed: r.failed.Load(), FlowsTotal: r.flowsTotal.Load(),
-		BytesUp: r.up.Load(), BytesDown: r.down.Load(),
+		BytesUp: r.up.Load(), BytesDown: r.down.Load(), BytesAgain: r.twice.Load(),
 	}
 }

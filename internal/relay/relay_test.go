@@ -17,8 +17,32 @@ import (
 	"busel/transport/transporttest"
 )
 
-// door is a transport.Listener whose clients come from the test.
-type door struct{ knocks chan *knock }
+// door is a transport.Listener whose clients come from the test, over paths that are
+// like path.
+type door struct {
+	knocks chan *knock
+	path   transporttest.LinkConfig
+	frozen bool // nothing arrives at clients
+	mu     sync.Mutex
+	links  []*transporttest.Link
+}
+
+// kill ends the newest path.
+func (d *door) kill() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.links[len(d.links)-1].Kill()
+}
+
+// passed are the bytes of frames that were written towards a side, over all paths.
+func (d *door) passed(to transporttest.Side) (n int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, l := range d.links {
+		n += l.Passed(to)
+	}
+	return n
+}
 
 func (d *door) Accept(ctx context.Context) (transport.Pending, error) {
 	select {
@@ -55,7 +79,13 @@ func (k *knock) Close() error {
 
 // Dial implements transport.Dialer for clients of the door.
 func (d *door) Dial(ctx context.Context, _ transport.Route, h *wire.Hello) (transport.Carrier, *wire.Accept, error) {
-	link := transporttest.NewLink(transporttest.LinkConfig{})
+	link := transporttest.NewLink(d.path)
+	if d.frozen {
+		link.Freeze(transporttest.Client)
+	}
+	d.mu.Lock()
+	d.links = append(d.links, link)
+	d.mu.Unlock()
 	encoded := h.Append(nil) // as a transport would send it
 	parsed, err := wire.ParseHello(encoded)
 	if err != nil {

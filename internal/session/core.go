@@ -202,8 +202,9 @@ type core struct {
 	onUnlock  func() // with the mutex held, before each unlock
 	onGreet   func(a *attachment)
 	onDetach  func(a *attachment)
-	onUsed    func(n uint32)  // a relay: this number must not come again
-	onBroken  func(err error) // the peer broke the protocol
+	onUsed    func(n uint32)                           // a relay: this number must not come again
+	onAgain   func(received bool, n int) time.Duration // see [ServerConfig.OnAgain]
+	onBroken  func(err error)                          // the peer broke the protocol
 
 	life time.Duration // a relay: without a carrier
 
@@ -232,6 +233,11 @@ type core struct {
 	moving       bool      // lately
 	nextTick     time.Time
 	asleep       bool // Run sleeps without a timer
+
+	// What travels again. While it is held back no data is sent a second time.
+	sentAgain, gotAgain int // bytes that onAgain was not told of yet
+	held                bool
+	heldUntil           time.Time
 
 	// Sums.
 	unsent, stored int
@@ -303,12 +309,37 @@ func (c *core) unlock() {
 	if c.onUnlock != nil {
 		c.onUnlock()
 	}
-	after := c.after
-	c.after = nil
+	after, sent, got := c.after, c.sentAgain, c.gotAgain
+	c.after, c.sentAgain, c.gotAgain = nil, 0, 0
 	c.mu.Unlock()
 	for _, f := range after {
 		f()
 	}
+	if got > 0 && c.onAgain != nil {
+		c.onAgain(true, got)
+	}
+	if sent > 0 && c.onAgain != nil {
+		if wait := c.onAgain(false, sent); wait > 0 {
+			c.mu.Lock()
+			c.held, c.heldUntil = true, later(c.heldUntil, time.Now().Add(wait))
+			c.tickBy(c.heldUntil)
+			c.mu.Unlock()
+		}
+	}
+}
+
+// letGo sends again what was held back, once it is time.
+func (c *core) letGo(now time.Time) (next time.Time) {
+	if !c.held || now.Before(c.heldUntil) {
+		return c.heldUntil
+	}
+	c.held, c.heldUntil = false, time.Time{}
+	for s := range c.all {
+		if len(s.resend) > 0 {
+			c.ready(s)
+		}
+	}
+	return c.heldUntil
 }
 
 // queue is a list of streams with something to send.
@@ -608,8 +639,10 @@ func (c *core) handle(a *attachment, b []byte, from *buffer) error {
 			case s != nil:
 				err = s.gotData(a, f.Offset, f.Data, f.Fin, from)
 			case f.Fin:
+				c.gotAgain += len(f.Data)
 				err = c.answer(f.ID, f.Offset+uint64(len(f.Data))+1)
 			default:
+				c.gotAgain += len(f.Data)
 				err = c.answer(f.ID, f.Offset+uint64(len(f.Data)))
 			}
 			if err != nil {
@@ -1018,6 +1051,7 @@ func (c *core) tick(now time.Time) (next time.Time) {
 		}
 	}
 	next = earlier(next, c.settle(now))
+	next = earlier(next, c.letGo(now))
 	for i := 0; i < len(c.atts); i++ {
 		a := c.atts[i]
 		next = earlier(next, a.tick(now))

@@ -29,7 +29,12 @@ type ServerConfig struct {
 	// the stream. It runs in a goroutine of its own; ctx ends with the session.
 	OnStream func(ctx context.Context, s *Stream, dst flow.Addr)
 	// OnPackets answers a flow and closes it. As OnStream; nil drops datagrams.
-	OnPackets   func(ctx context.Context, p flow.Packets)
+	OnPackets func(ctx context.Context, p flow.Packets)
+	// OnAgain hears of bytes of streams beyond those that [Stream.SetMeter] is asked
+	// for: of such as are sent a second time, after the carrier that had them died, and
+	// of such as were received and came before or in vain. It must not wait; no more is
+	// sent again for as long as it returns. nil ignores them.
+	OnAgain     func(received bool, n int) time.Duration
 	Logger      *slog.Logger  // nil discards
 	SessionLife time.Duration // without a carrier; 0 is [DefaultSessionLife]
 }
@@ -72,6 +77,7 @@ func NewServer(cfg ServerConfig) *Server {
 			s.wg.Go(func() { cfg.OnPackets(s.ctx, p) })
 		}
 	}
+	c.onAgain = cfg.OnAgain
 	c.onUsed = func(n uint32) { s.dropped(n) }
 	c.onDetach = func(a *attachment) {
 		if s.lost = append(s.lost, a.n); len(s.lost) > maxLost {

@@ -850,11 +850,14 @@ func (s *Stream) sendable() bool {
 		return false
 	}
 	if len(s.resend) > 0 {
-		return true
+		return !s.heldBack()
 	}
 	ch := s.next
 	return ch != nil && ch.off+uint64(ch.len()) <= s.limit && !s.blocked
 }
+
+// heldBack reports whether what the stream has to send again has to wait.
+func (s *Stream) heldBack() bool { return s.c.held && s.kind != kindControl }
 
 // split cuts a chunk that no carrier has after n bytes of data. The chunk that is
 // left in its place has those, and is the one returned. c.mu is held.
@@ -894,6 +897,9 @@ func (s *Stream) split(ch *chunk, n int) *chunk {
 func (s *Stream) take(a *attachment, most int) *chunk {
 	c := s.c
 	for len(s.resend) > 0 {
+		if s.heldBack() {
+			return nil
+		}
 		ch := s.resend[0]
 		if ch.on == nil {
 			if ch.len() > most {
@@ -904,6 +910,9 @@ func (s *Stream) take(a *attachment, most int) *chunk {
 			}
 			if !ch.sealed {
 				ch.seal(s.id)
+			}
+			if s.kind != kindControl {
+				c.sentAgain += ch.len()
 			}
 			c.carry(ch, a)
 			return ch
@@ -1028,6 +1037,7 @@ func (s *Stream) gotData(a *attachment, off uint64, data []byte, fin bool, from 
 		return violation("stream window exceeded")
 	}
 	if s.recvDone {
+		c.gotAgain += len(data)
 		s.ackLater()
 		return nil
 	}
@@ -1039,6 +1049,7 @@ func (s *Stream) gotData(a *attachment, off uint64, data []byte, fin bool, from 
 	}
 	switch {
 	case s.discard:
+		c.gotAgain += len(data) // or in vain
 		c.consume(s.high - s.consumed)
 		s.consumed = s.high
 		s.skip()
@@ -1047,11 +1058,13 @@ func (s *Stream) gotData(a *attachment, off uint64, data []byte, fin bool, from 
 			return err
 		}
 	case end > s.rcvd:
+		c.gotAgain += int(s.rcvd - off)
 		s.deliver(data[s.rcvd-off:], from)
 		for len(s.ooo) > 0 && s.ooo[0].off <= s.rcvd {
 			g := s.ooo[0]
 			s.ooo = s.ooo[1:]
 			c.gaps--
+			c.gotAgain += int(min(s.rcvd, g.end()) - g.off)
 			if g.end() > s.rcvd {
 				s.deliver(g.data[s.rcvd-g.off:], g.from)
 			}
@@ -1060,6 +1073,8 @@ func (s *Stream) gotData(a *attachment, off uint64, data []byte, fin bool, from 
 		if len(s.ooo) == 0 {
 			s.ooo = nil
 		}
+	default:
+		c.gotAgain += len(data)
 	}
 	if s.finalKnown && s.rcvd == s.final && !s.recvDone {
 		s.received()
@@ -1145,6 +1160,7 @@ func (s *Stream) insert(a *attachment, off uint64, data []byte, from *buffer) er
 		p := s.ooo[i-1]
 		if p.end() > off {
 			skip := p.end() - off
+			s.c.gotAgain += int(min(skip, uint64(len(data))))
 			if skip >= uint64(len(data)) {
 				return nil
 			}
@@ -1160,10 +1176,12 @@ func (s *Stream) insert(a *attachment, off uint64, data []byte, from *buffer) er
 	end := off + uint64(len(data))
 	j := i
 	for j < len(s.ooo) && s.ooo[j].end() <= end {
+		s.c.gotAgain += len(s.ooo[j].data)
 		s.c.pools.done(s.ooo[j])
 		j++
 	}
 	if j < len(s.ooo) && s.ooo[j].off < end {
+		s.c.gotAgain += int(end - s.ooo[j].off)
 		data = data[:s.ooo[j].off-off]
 	}
 	if s.c.gaps += 1 - (j - i); s.c.gaps > maxGaps {
