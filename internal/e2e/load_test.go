@@ -46,7 +46,8 @@ const loadMessage = 1000
 //	BUSEL_E2E_LOAD=10m go test -timeout 30m -run 'TestLoad$' ./internal/e2e
 //	BUSEL_E2E_SOAK=30m go test -timeout 60m -run 'TestLoad$' ./internal/e2e
 //
-// the second with a reset of each carrier every minute on average. Memory must be flat
+// the second with a reset of each carrier every minute on average. All streams together
+// move 2 MB/s then, so that a machine can be used beside. Memory must be flat
 // after the first minute in the first of them, and in the second, in which each session
 // comes to its peak some time, from a third of the time on. They need 15,000 open files.
 func TestLoad(t *testing.T) {
@@ -61,7 +62,7 @@ func TestLoad(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Run(variable, func(t *testing.T) { (&load{1000, 10, length, kills, 2 * time.Second}).run(t) })
+		t.Run(variable, func(t *testing.T) { (&load{1000, 10, length, kills, 5 * time.Second}).run(t) })
 	}
 	if short {
 		t.Run("steady", func(t *testing.T) { (&load{40, 10, 2 * time.Second, 0, 200 * time.Millisecond}).run(t) })
@@ -72,7 +73,7 @@ func TestLoad(t *testing.T) {
 func (l *load) run(t *testing.T) {
 	mayOpen(t, uint64(l.sessions*l.streams+4*l.sessions+1000)) // here and at the relay
 	const each = 8                                             // sessions of one invite
-	r := startRelay(t, relayOptions{})
+	r, metrics := relayWithMetrics(t, relayOptions{})
 	invites := []string{r.invite}
 	for len(invites)*each < l.sessions {
 		invites = append(invites, strings.TrimSpace(command(t, "", "relayd", "invite", "-dir", r.dir)))
@@ -82,8 +83,14 @@ func (l *load) run(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.status(t) // what that opens for the first time stays open
-	files, memory := descriptors(t, r.program), resident(t, r.program)
-	t.Logf("at first %d descriptors, %.1f MiB", files, float64(memory)/(1<<20))
+	figures := func(when string) {
+		t.Helper()
+		mib := func(n int64) float64 { return float64(n) / (1 << 20) }
+		t.Logf("%s: resident %.1f MiB, of the Go heap and stacks %.1f MiB; %d descriptors, %d goroutines", when,
+			mib(resident(t, r.program)), mib(int64(measured(t, metrics, "memory_bytes"))), descriptors(t, r.program), measured(t, metrics, "goroutines"))
+	}
+	figures("at first") // and so does this
+	files := descriptors(t, r.program)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -113,10 +120,15 @@ func (l *load) run(t *testing.T) {
 	var sizes []int64
 	moved := all.messages.Load()
 	sample := max(l.length/60, 500*time.Millisecond)
+	minutes := 0
 	for begin := time.Now(); time.Since(begin) < l.length; {
 		<-time.After(sample)
 		sizes = append(sizes, resident(t, r.program))
 		all.check(t)
+		if n := int(time.Since(begin) / time.Minute); n > minutes {
+			minutes = n
+			figures(fmt.Sprintf("minute %d", n))
+		}
 	}
 	moved = all.messages.Load() - moved
 	if moved == 0 {
@@ -154,7 +166,7 @@ func (l *load) run(t *testing.T) {
 	if l.length >= 3*time.Minute {
 		<-time.After(15 * time.Second) // idle memory goes back to the system within 6
 	}
-	t.Logf("in the end %d descriptors, %.1f MiB", descriptors(t, r.program), float64(resident(t, r.program))/(1<<20))
+	figures("in the end")
 }
 
 // startManyEchoes is startEcho with one descriptor for a connection: io.Copy between
