@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -140,6 +141,10 @@ func (c *checker) relay(ctx context.Context, path string) ([]checkup.Finding, er
 	c.addresses(ctx, f, set.Address)
 	c.name(ctx, f, set.Cover)
 	c.machine(f)
+	if ownServer(&set) {
+		_, port := loopback(&set)
+		f.NginxRoom = nginxRoom(ctx, nginxFolder, port)
+	}
 
 	door := frontDoor(set.Listen[0])
 	v := checkup.Visitor{Network: c.network, Name: set.CoverName, Patience: c.patience, Crowd: f.Kind != checkup.Borrowed}
@@ -175,6 +180,9 @@ func (c *checker) coverAlone(ctx context.Context, addr, name string) ([]checkup.
 	f := &checkup.Facts{Kind: checkup.Borrowed, Name: name, Now: c.now}
 	if a.Name == "localhost" || a.IP.IsLoopback() || a.IP.IsPrivate() {
 		f.Kind = checkup.Own
+	}
+	if a.Name == "localhost" || a.IP.IsLoopback() {
+		f.NginxRoom = nginxRoom(ctx, nginxFolder, strconv.Itoa(int(a.Port)))
 	}
 	v := checkup.Visitor{Network: c.network, Address: addr, Name: name, Patience: c.patience, Crowd: f.Kind == checkup.Own}
 	f.Cover = v.Visit(ctx)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,9 +22,20 @@ func (c *checker) machine(f *checkup.Facts) {
 	if !f.Running && unix.Getrlimit(unix.RLIMIT_NOFILE, &files) == nil {
 		f.OpenFiles = files.Max
 	}
-	if text, err := os.ReadFile("/proc/sys/net/core/rmem_max"); err == nil {
-		f.UDPBuffer, _ = strconv.Atoi(strings.TrimSpace(string(text))) // 0 is unknown
+	f.UDPBuffer = min(lastNumber("/proc/sys/net/core/rmem_max"), lastNumber("/proc/sys/net/core/wmem_max"))
+	f.TCPBuffer = lastNumber("/proc/sys/net/ipv4/tcp_wmem")
+	if ways, err := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control"); err == nil {
+		f.NoBBR = !slices.Contains(strings.Fields(string(ways)), "bbr")
 	}
+}
+
+// lastNumber is the last one in a file of the kernel; 0 is unknown.
+func lastNumber(path string) (n int) {
+	text, _ := os.ReadFile(path)
+	if fields := strings.Fields(string(text)); len(fields) > 0 {
+		n, _ = strconv.Atoi(fields[len(fields)-1])
+	}
+	return n
 }
 
 // openFiles is how many descriptors this process may have; 0 is unknown.

@@ -64,8 +64,13 @@ type Facts struct {
 
 	Synced    *bool  // the clock follows others
 	OpenFiles uint64 // how many this user may open
-	UDPBuffer int    // largest receive buffer of a socket, in bytes
+	UDPBuffer int    // largest buffer of a socket, of sending or receiving, in bytes; 0 unknown
 	UDP       bool   // the relay uses UDP
+	TCPBuffer int    // the most that TCP keeps of what was sent, in bytes; 0 unknown
+	NoBBR     bool   // the kernel does not offer this congestion control
+	// NginxRoom is how many connections each worker of this machine's nginx takes; 0
+	// unknown.
+	NginxRoom int
 }
 
 // Port is a door that the relay needs.
@@ -92,7 +97,8 @@ type Site struct {
 	Tickets    int    // NewSessionTickets after a handshake; -1 unknown
 	EarlyData  uint32 // bytes that a ticket allows
 	AltSvc     string
-	HTTP3      bool // it answers over HTTP/3 at the port that AltSvc names
+	Server     string // as it says
+	HTTP3      bool   // it answers over HTTP/3 at the port that AltSvc names
 	HTTP3Err   error
 	RoundTrip  time.Duration // of a TCP connection
 	Date       time.Time     // as it says; zero if it does not

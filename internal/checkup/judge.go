@@ -29,8 +29,14 @@ const (
 	shortSoon = 24 * time.Hour
 	// leastFiles is enough for some thousand connections.
 	leastFiles = 4096
-	// wantUDPBuffer is what quic-go asks for, in bytes.
+	// wantUDPBuffer is what quic-go asks for, in bytes (its wiki, "UDP Buffer Sizes").
 	wantUDPBuffer = 7 << 20
+	// wantTCPBuffer is what BBR wants to keep at 5 % loss and 100 ms: with the kernel's
+	// usual 4 MiB it stands still for 12 to 18 % of the time (sndbuf_limited of ss).
+	wantTCPBuffer = 16 << 20
+	// leastNginxRoom is how many visits a relay passes on at a time (transport/mirror,
+	// ADR 0021).
+	leastNginxRoom = 4096
 	// clockOff is a difference that shows.
 	clockOff = 2 * time.Minute
 )
@@ -275,6 +281,8 @@ func (j *judge) limits(c *Site) {
 		j.say(Note, "connections", "", "How many connections the site takes from one address was not tried: it is somebody else's.")
 	case c.ParallelOf > 0 && c.Parallel < c.ParallelOf:
 		j.say(Bad, "connections", "all visits come from the relay's address, so lift the limits for it (nginx: no limit_conn, worker_connections 8192)", "Of %d connections at a time the site served %d.", c.ParallelOf, c.Parallel)
+	case j.f.Kind == Own && strings.HasPrefix(c.Server, "nginx") && j.f.NginxRoom > 0 && j.f.NginxRoom < leastNginxRoom:
+		j.say(Note, "connections", "in nginx.conf: worker_rlimit_nofile 16384; events { worker_connections 8192; }", "A worker of nginx takes %d connections at a time, and a relay may pass on %d: when nginx runs out it ends quiet visits, clients' too.", j.f.NginxRoom, leastNginxRoom)
 	case c.ParallelOf > 0:
 		j.say(Good, "connections", "", "The site serves %d connections at a time from one address.", c.ParallelOf)
 	}
@@ -341,7 +349,13 @@ func (j *judge) machine() {
 		j.say(Note, "files", "the service has 65536; else: ulimit -n 65536", "Only %d files may be open here, two for each connection.", f.OpenFiles)
 	}
 	if f.UDP && f.UDPBuffer > 0 && f.UDPBuffer < wantUDPBuffer {
-		j.say(Note, "udp-buffer", fmt.Sprintf("for more speed: sysctl -w net.core.rmem_max=%d net.core.wmem_max=%[1]d", wantUDPBuffer), "The system gives UDP sockets at most %d kB of buffer.", f.UDPBuffer>>10)
+		j.say(Note, "udp-buffer", fmt.Sprintf("for more speed: sysctl -w net.core.rmem_max=%d net.core.wmem_max=%[1]d; install-relay does it for good", wantUDPBuffer), "The system gives UDP sockets at most %d kB of buffer.", f.UDPBuffer>>10)
+	}
+	if f.TCPBuffer > 0 && f.TCPBuffer < wantTCPBuffer {
+		j.say(Note, "tcp-buffer", fmt.Sprintf("for more speed on long ways that lose packets: sysctl -w net.ipv4.tcp_wmem='4096 16384 %d'; install-relay does it for good", wantTCPBuffer), "The system lets TCP keep at most %d kB of what was sent.", f.TCPBuffer>>10)
+	}
+	if f.NoBBR {
+		j.say(Note, "bbr", "modprobe tcp_bbr, and for good: echo tcp_bbr >/etc/modules-load.d/busel-relay.conf; install-relay does both", "The system does not offer BBR, with which downloads keep their speed where packets are lost.")
 	}
 }
 

@@ -25,14 +25,14 @@ func good() *Facts {
 		Address: netip.AddrPortFrom(here, 443), Host: here.String(),
 		Local: []netip.Addr{here, other}, Leaving: []netip.Addr{other},
 		NameAddrs: []netip.Addr{here}, Cover: site(), Front: site(),
-		Synced: &synced, OpenFiles: 65536, UDPBuffer: 8 << 20, UDP: true,
+		Synced: &synced, OpenFiles: 65536, UDPBuffer: 8 << 20, UDP: true, TCPBuffer: 16 << 20, NginxRoom: 8192,
 	}
 }
 
 func site() *Site {
 	return &Site{
 		TLS13: true, ALPN: "h2", Group: groupX25519MLKEM768, Status: 200, HTTP1: 200, Leaf: [32]byte{1},
-		NotAfter: now.AddDate(0, 2, 0), Tickets: 2, RoundTrip: time.Millisecond, Date: now,
+		NotAfter: now.AddDate(0, 2, 0), Server: "nginx/1.22.1", Tickets: 2, RoundTrip: time.Millisecond, Date: now,
 		Idle: 75 * time.Second, IdleFor: time.Minute, LifeFor: time.Minute, Parallel: 100, ParallelOf: 100,
 	}
 }
@@ -116,6 +116,11 @@ func TestJudge(t *testing.T) {
 		{"name is an address", func(f *Facts) { f.Name, f.NameAddrs = other.String(), nil }, Bad, "name", "has another"},
 		{"clock alone", func(f *Facts) { f.Synced = &off }, Note, "clock", "follows no other"},
 		{"few files", func(f *Facts) { f.OpenFiles = 1024 }, Note, "files", "1024"},
+		{"small nginx", func(f *Facts) { f.NginxRoom = 768 }, Note, "connections", "takes 768 connections"},
+		{"small nginx that is not the cover", func(f *Facts) { f.NginxRoom, f.Cover.Server = 768, "Caddy" }, Good, "connections", "100 connections"},
+		{"nginx that nobody knows", func(f *Facts) { f.NginxRoom = 0 }, Good, "connections", "100 connections"},
+		{"small TCP buffers", func(f *Facts) { f.TCPBuffer = 4 << 20 }, Note, "tcp-buffer", "4096 kB"},
+		{"no BBR", func(f *Facts) { f.NoBBR = true }, Note, "bbr", "BBR"},
 		{"small buffers", func(f *Facts) { f.UDPBuffer = 212992 }, Note, "udp-buffer", "208 kB"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -100,7 +100,7 @@ func (v *Visitor) tickets(ctx context.Context, s *Site) {
 		}
 	}
 	if r, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(answer)), nil); err == nil {
-		s.HTTP1, s.AltSvc = r.StatusCode, r.Header.Get("Alt-Svc")
+		s.HTTP1, s.AltSvc, s.Server = r.StatusCode, r.Header.Get("Alt-Svc"), r.Header.Get("Server")
 		s.Date, _ = http.ParseTime(r.Header.Get("Date")) // zero if it has none
 		_ = r.Body.Close()
 	}

@@ -22,7 +22,7 @@ func release(t *testing.T) string {
 	}
 	var sums strings.Builder
 	for name, from := range map[string]string{
-		"relayd": bin, "client": bin, "origin": bin, "install-relay": "../../scripts", "busel-relay.service": "../../scripts",
+		"relayd": bin, "client": bin, "origin": bin, "install-relay": "../../scripts", "busel-relay.service": "../../scripts", "busel-relay.sysctl": "../../scripts",
 	} {
 		data, err := os.ReadFile(filepath.Join(from, name))
 		if err != nil {

@@ -20,10 +20,20 @@ ip addr add 198.51.100.7/32 dev lo
 systemctl start systemd-journald
 state >/trial/before
 
+# A container has a tcp_wmem of its own; net.core it may only look at.
+kernel() { cat /proc/sys/net/ipv4/tcp_wmem /proc/sys/net/core/[rw]mem_max 2>/dev/null; }
+echo '4096 16384 4194304' >/proc/sys/net/ipv4/tcp_wmem
+kernel >/trial/kernel
+wmem() { tr -s '\t' ' ' </proc/sys/net/ipv4/tcp_wmem; }
 script -qec '/trial/release/install-relay -address 198.51.100.7:443' /trial/install.out </dev/null || fail "not installed"
 grep -q '█' /trial/install.out || fail "no QR code on a terminal"
 systemctl is-active --quiet busel-relay || fail "the service does not run"
 systemctl is-enabled --quiet busel-relay || fail "the service is not enabled"
+
+[ "$(wmem)" = '4096 16384 16777216' ] || fail "TCP may keep $(wmem)"
+! grep -q 'TCP keep at most' /trial/install.out || fail "check does not see that"
+systemctl restart systemd-sysctl systemd-modules-load || fail "the settings for the next boot fail"
+[ "$(wmem)" = '4096 16384 16777216' ] || fail "at the next boot TCP may keep $(wmem)"
 
 pid=$(systemctl show -p MainPID --value busel-relay)
 grep -q "^Uid:[[:space:]]*$(id -u busel)[[:space:]]" /proc/$pid/status || fail "it runs as another user"
@@ -63,6 +73,16 @@ systemctl is-active --quiet busel-relay || fail "it does not run after the upgra
 until_ok 30 page || fail "no page after the upgrade"
 systemctl show -p NRestarts,MainPID,StatusText busel-relay
 relayd check; echo "check: $?"
+
+# An upgrade leaves what is higher, and check says what is low.
+echo '4096 16384 33554432' >/proc/sys/net/ipv4/tcp_wmem
+/trial/release/install-relay >/trial/out || fail "not upgraded again"
+[ "$(wmem)" = '4096 16384 33554432' ] || fail "an upgrade has lowered what TCP may keep to $(wmem)"
+echo '4096 16384 262144' >/proc/sys/net/ipv4/tcp_wmem
+relayd check >/trial/out
+grep 'TCP keep at most 256 kB' /trial/out || fail "not said that buffers are small"
+/trial/release/install-relay >/trial/out || fail "not upgraded once more"
+[ "$(wmem)" = '4096 16384 16777216' ] || fail "an upgrade leaves TCP $(wmem)"
 kill $client
 
 # The settings' fault is said once; it is no reason to try for ever.
@@ -78,6 +98,7 @@ journalctl -u busel-relay --no-pager -o cat
 
 /usr/local/lib/busel/install-relay -remove -yes || fail "not removed"
 state >/trial/after
+kernel | diff /trial/kernel - || fail "-remove left the kernel's buffers"
 diff /trial/before /trial/after || fail "-remove left something"
 ! systemctl cat busel-relay >/dev/null 2>&1 || fail "systemd still has the unit"
 ! grep -qx relayd /proc/[0-9]*/comm || fail "it still runs"

@@ -37,6 +37,8 @@ tar -C "$(dirname "$RELEASE")" -czf /tmp/archive/release.tar.gz "$(basename "$RE
 grep -q '^busel:' /tmp/out || fail "no invite"
 grep -q 'at the next boot' /tmp/out || fail "not said when it starts"
 [ -L /etc/systemd/system/multi-user.target.wants/busel-relay.service ] || fail "not enabled"
+[ -f /etc/sysctl.d/10-busel-relay.conf ] || fail "no settings for the kernel"
+grep -qx tcp_bbr /etc/modules-load.d/busel-relay.conf || fail "BBR is not loaded at the next boot"
 [ "$(stat -c '%U %a' /var/lib/busel)" = "busel 700" ] || fail "the directory is not the user's alone"
 [ -z "$(find /var/lib/busel ! -user busel)" ] || fail "files of another user"
 
