@@ -144,8 +144,15 @@ func (b *Busel) Start(ctx context.Context, g *Ground) error {
 	return b.StartClient(ctx, g)
 }
 
-// StartRelays makes the relays.
+// sendBuffers are net.ipv4.tcp_wmem as install-relay sets it (scripts/busel-relay.sysctl):
+// 4 MiB, the kernel's, hold a connection up that loses 5 % at 100 Mbit/s and 100 ms.
+const sendBuffers = "4096 16384 16777216"
+
+// StartRelays makes the relays. All servers of the world have their kernel's settings.
 func (b *Busel) StartRelays(ctx context.Context, g *Ground) error {
+	if err := g.World.SetSysctl("net/ipv4/tcp_wmem", sendBuffers); err != nil {
+		return err
+	}
 	ctx, b.cancel = context.WithCancel(ctx)
 	b.bin = g.Programs
 	count := max(1, b.Relays)
