@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
+	"unicode"
 )
 
 // Client is what the client takes from client.toml.
@@ -16,6 +18,13 @@ type Client struct {
 	// Listen is where the local proxy and dashboard listen, a loopback address;
 	// port 0 takes a free one.
 	Listen netip.AddrPort
+	// KeepPort: the free port is drawn once, and is the same in every run.
+	KeepPort bool
+	// Allow is whose programs may use the proxy.
+	Allow Allow
+	// Programs are those of the user's programs that may use the proxy, as paths or names
+	// of their files; none: all.
+	Programs []string
 	// User and Password are demanded of programs that use the proxy; both have
 	// 1..255 bytes, or both are empty and nothing is demanded.
 	User     string
@@ -24,6 +33,22 @@ type Client struct {
 	Look     Look
 	LogLevel slog.Level
 }
+
+// Allow is whose programs may use the local proxy.
+type Allow string
+
+// Who may use the proxy.
+const (
+	AllowDefault Allow = ""       // AllowUser where the system tells, else AllowAnyone
+	AllowUser    Allow = "user"   // programs of the user who runs the client
+	AllowAnyone  Allow = "anyone" // those of every user of this computer
+)
+
+// maxPrograms and maxProgram bound the list of programs, and a name in bytes.
+const (
+	maxPrograms = 64
+	maxProgram  = 4096 // PATH_MAX
+)
 
 // Look is what browser the client looks like.
 type Look struct {
@@ -53,11 +78,11 @@ const (
 // clientFile is client.toml as the user writes it.
 type clientFile struct {
 	Local struct {
-		Listen     string `toml:"listen"`
-		User       string `toml:"user"`
-		Password   string `toml:"password"`
-		RandomPort later  `toml:"random-port"`
-		Programs   later  `toml:"programs"` // who may connect
+		Listen   string   `toml:"listen"`
+		User     string   `toml:"user"`
+		Password string   `toml:"password"`
+		Allow    string   `toml:"allow"`
+		Programs []string `toml:"programs"`
 	} `toml:"local"`
 	Rotation struct {
 		Policy string `toml:"policy"`
@@ -94,11 +119,12 @@ func ParseClient(file string, data []byte) (Client, error) {
 	}
 	var c Client
 	var err error
-	if c.Listen, err = ParseListen(f.Local.Listen); err != nil {
-		d.fault("local.listen", err.Error(), `write listen = "127.0.0.1:1080", or "auto" for a free port`)
+	if c.Listen, c.KeepPort, err = ParseListen(f.Local.Listen); err != nil {
+		d.fault("local.listen", err.Error(), `write listen = "127.0.0.1:1080", "random" for a port that is drawn once, or "auto" for a free one each time`)
 	}
 	d.password(f.Local.User, f.Local.Password)
 	c.User, c.Password = f.Local.User, Secret(f.Local.Password)
+	d.callers(&c, f)
 	switch p := Policy(f.Rotation.Policy); p {
 	case PolicyAuto, PolicySingle, PolicyBond, PolicyBudget:
 		c.Policy = p
@@ -111,6 +137,29 @@ func ParseClient(file string, data []byte) (Client, error) {
 		return Client{}, err
 	}
 	return c, nil
+}
+
+// callers reads who may use the proxy.
+func (d *decoder) callers(c *Client, f *clientFile) {
+	c.Programs = f.Local.Programs
+	switch c.Allow = Allow(f.Local.Allow); c.Allow {
+	case AllowDefault, AllowUser:
+	case AllowAnyone:
+		if len(c.Programs) > 0 {
+			d.fault("local.programs", "other users' programs do not show what they are", `remove it, or allow = "anyone"`)
+		}
+	default:
+		d.fault("local.allow", fmt.Sprintf("%.64q is nobody", f.Local.Allow), `write allow = "user" for your own programs only, or "anyone" for those of all users of this computer`)
+	}
+	if len(c.Programs) > maxPrograms {
+		d.fault("local.programs", fmt.Sprintf("there are more than %d", maxPrograms), "remove those that you do not need")
+	}
+	for _, p := range c.Programs {
+		if p == "" || len(p) > maxProgram || strings.HasSuffix(p, "/") || strings.ContainsFunc(p, unicode.IsControl) {
+			d.fault("local.programs", fmt.Sprintf("%.64q is no program", p), `write programs = ["firefox", "/opt/telegram/Telegram"]`)
+			return
+		}
+	}
 }
 
 func (d *decoder) look(l *Look, f *clientFile) {
@@ -148,30 +197,31 @@ func (d *decoder) level(text string) slog.Level {
 }
 
 // ParseListen reads where the local proxy listens: "auto" for a free port on
-// 127.0.0.1, or a loopback address and port, where "localhost" is 127.0.0.1 and
-// port 0 is a free one. Any other address is refused: whoever reaches the proxy
-// could use it, and learn the relay's address from it (docs/THREATS.md, row X5).
-func ParseListen(text string) (netip.AddrPort, error) {
+// 127.0.0.1, "random" for one that is then kept, or a loopback address and port,
+// where "localhost" is 127.0.0.1 and port 0 is a free one. Any other address is
+// refused: whoever reaches the proxy could use it, and learn the relay's address
+// from it (docs/THREATS.md, row X5).
+func ParseListen(text string) (addr netip.AddrPort, keepPort bool, err error) {
 	localhost := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	if text == "auto" {
-		return netip.AddrPortFrom(localhost, 0), nil
+	if text == "auto" || text == "random" {
+		return netip.AddrPortFrom(localhost, 0), text == "random", nil
 	}
 	host, portText, err := net.SplitHostPort(text)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("%q is no address and port", text)
+		return addr, false, fmt.Errorf("%q is no address and port", text)
 	}
 	port, err := strconv.ParseUint(portText, 10, 16)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("port %q is not in 0..65535", portText)
+		return addr, false, fmt.Errorf("port %q is not in 0..65535", portText)
 	}
 	ip := localhost
 	if host != "localhost" {
 		if ip, err = netip.ParseAddr(host); err != nil {
-			return netip.AddrPort{}, fmt.Errorf("%q is no IP address", host)
+			return addr, false, fmt.Errorf("%q is no IP address", host)
 		}
 	}
 	if !ip.IsLoopback() {
-		return netip.AddrPort{}, errors.New("other computers could use the proxy; it listens on this computer only")
+		return addr, false, errors.New("other computers could use the proxy; it listens on this computer only")
 	}
-	return netip.AddrPortFrom(ip.Unmap(), uint16(port)), nil
+	return netip.AddrPortFrom(ip.Unmap(), uint16(port)), false, nil
 }

@@ -25,7 +25,7 @@ it is interrupted, and prints the address of its status page. Programs that use
 the proxy reach everything through a relay; nothing ever goes around it.`,
 		Flags: func(flags *flag.FlagSet) cli.Action {
 			path := dirFlag(flags)
-			listen := flags.String("listen", "", "`address` of the proxy, or auto for a free port (default 127.0.0.1:1080)")
+			listen := flags.String("listen", "", "`address` of the proxy, random for a port that is drawn once, or auto for a free one each time (default 127.0.0.1:1080)")
 			return func(ctx context.Context, std cli.Std, args []string) error {
 				if err := cli.NoArgs(args); err != nil {
 					return err
@@ -40,7 +40,7 @@ the proxy reach everything through a relay; nothing ever goes around it.`,
 					return err
 				}
 				if *listen != "" {
-					if set.Listen, err = config.ParseListen(*listen); err != nil {
+					if set.Listen, set.KeepPort, err = config.ParseListen(*listen); err != nil {
 						return cli.Hint(&cli.UsageError{Reason: "-listen: " + err.Error()}, "write -listen 127.0.0.1:1080, or -listen auto for a free port")
 					}
 				}
@@ -79,6 +79,11 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 	if err != nil {
 		return err
 	}
+	who, err := newCallers(set, log)
+	if err != nil {
+		return err
+	}
+	defer who.close()
 	ctx, cancel := context.WithCancel(ctx)
 	rel := tunnel.New(ctx, tunnel.Config{Policy: rotate.Policy(set.Policy), Memory: around.of, Look: worn.Worn, Logger: log})
 	defer rel.Wait()
@@ -96,14 +101,26 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 		s.Listen, s.Network = local.Addr().String(), string(around.watcher.Now().ID)
 		return s
 	}
+	kept := func() error { return nil }
+	if set.KeepPort {
+		if set.Listen, kept, err = keptPort(ctx, dir, set.Listen); err != nil {
+			return err
+		}
+	}
 	local, err = front.New(front.Config{
 		Listen: set.Listen.String(), User: set.User, Password: string(set.Password),
-		Opener: rel, Overhear: worn.Ear, Status: status, Logger: log,
+		Opener: rel, Admit: who.admit(), AdmitUDP: who.admitUDP(), Overhear: who.ears(worn), Status: status, Logger: log,
 	})
 	if err != nil {
 		return err
 	}
 	if err := local.Listen(ctx); err != nil {
+		if set.KeepPort {
+			err = cli.Hint(err, "stop that program; or remove the file "+state.PortFile+" in "+dir.Path()+", and another port is drawn")
+		}
+		return err
+	}
+	if err := kept(); err != nil {
 		return err
 	}
 	// Programs that only connect take memory, too.

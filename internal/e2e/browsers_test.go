@@ -175,7 +175,7 @@ func (f *firefox) saveLogin(proxy, user, password string) {
 	f.asBrowser(`
 const [origin, user, password, done] = arguments;
 const login = Cc["@mozilla.org/login-manager/loginInfo;1"].createInstance(Ci.nsILoginInfo);
-login.init(origin, null, "Busel", user, password, "", "");
+login.init(origin, null, "proxy", user, password, "", "");
 Services.logins.addLoginAsync(login).then(() => done(null), e => done(String(e)));
 `, "moz-proxy://"+proxy, user, password)
 }

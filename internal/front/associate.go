@@ -56,7 +56,8 @@ type association struct {
 	wg      sync.WaitGroup // readers of flows
 
 	mu    sync.Mutex
-	port  uint16       // the program's; 0 until its first datagram
+	port  uint16       // the program's; 0 until its first datagram, unless it said it
+	known bool         // the program's first datagram came, and it may send
 	used  time.Time    // when the last datagram passed, in either direction
 	flow  flow.Packets // nil: at rest
 	retry time.Time    // no flow is opened before: the last try failed
@@ -192,14 +193,19 @@ func (a *association) take() {
 }
 
 // isProgram reports whether a well-formed datagram came from the program, and
-// notes the port of the first.
+// notes the port of the first that did.
 func (a *association) isProgram(from netip.AddrPort) bool {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if from.Addr().Unmap() != a.program || a.port != 0 && a.port != from.Port() {
+	fits := from.Addr().Unmap() == a.program && (a.port == 0 || a.port == from.Port())
+	known := a.known
+	a.mu.Unlock()
+	// Only the goroutine that reads datagrams changes what is known.
+	if !fits || !known && !a.front.admitsUDP(addrPort(a.conn.LocalAddr()), from) {
 		return false
 	}
-	a.port = from.Port()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.known, a.port = true, from.Port()
 	a.used = time.Now()
 	return true
 }

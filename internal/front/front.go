@@ -19,6 +19,9 @@
 // are bounded, and the status page, which would betray the relays, wants a
 // secret that is new in every run, the right Host, and no foreign Origin. A user
 // and password may be demanded of programs (RFC 1929, RFC 7617).
+//
+// A program that may not use the proxy ([Config.Admit]) gets an RST before a byte of it
+// is read (docs/adr/0024-a-stranger-on-this-machine-gets-a-reset.md).
 package front
 
 import (
@@ -73,10 +76,16 @@ type Config struct {
 	// no password, is then rejected. Front keeps only their hashes.
 	User, Password string
 	Opener         flow.Opener
+	// Admit, if not nil, is asked for each connection whether its program may use the
+	// proxy. If not, the connection is reset, and not a byte of it is read: whatever a
+	// program tries, it finds out the same nothing. It runs in the connection's goroutine.
+	Admit func(*net.TCPConn) bool
+	// AdmitUDP is Admit for a program's datagrams, which came to a socket of ours here.
+	AdmitUDP func(here, from netip.AddrPort) bool
 	// Overhear, if not nil, is asked for each tunnel who listens to what the application
-	// says first; nil is nobody. The listener gets copies of the first bytes, in their
+	// at the other end of the connection says first; nil is nobody. The listener gets copies of the first bytes, in their
 	// order, until it fails to take some, and is then closed; it must not block.
-	Overhear func() io.WriteCloser
+	Overhear func(*net.TCPConn) io.WriteCloser
 	// Status is called for every view of the status page. nil: an empty status.
 	Status         func() Status
 	Logger         *slog.Logger  // nil: silence
@@ -88,7 +97,9 @@ type Config struct {
 // [Front.Run].
 type Front struct {
 	opener         flow.Opener
-	overhear       func() io.WriteCloser
+	admits         func(*net.TCPConn) bool // nil: all
+	admitsUDP      func(here, from netip.AddrPort) bool
+	overhear       func(*net.TCPConn) io.WriteCloser
 	status         func() Status
 	log            *slog.Logger
 	listen         netip.AddrPort
@@ -133,6 +144,8 @@ func New(c Config) (*Front, error) {
 	}
 	f := &Front{
 		opener:         c.Opener,
+		admits:         c.Admit,
+		admitsUDP:      c.AdmitUDP,
 		overhear:       c.Overhear,
 		status:         c.Status,
 		log:            c.Logger,
@@ -149,7 +162,10 @@ func New(c Config) (*Front, error) {
 		open:           map[*conn]struct{}{},
 	}
 	if f.overhear == nil {
-		f.overhear = func() io.WriteCloser { return nil }
+		f.overhear = func(*net.TCPConn) io.WriteCloser { return nil }
+	}
+	if f.admitsUDP == nil {
+		f.admitsUDP = func(_, _ netip.AddrPort) bool { return true }
 	}
 	if f.status == nil {
 		f.status = func() Status { return Status{} }
@@ -281,6 +297,11 @@ func (f *Front) Run(ctx context.Context) error {
 			c.Close()
 			continue
 		}
+		if f.admits != nil {
+			// Until its program is known to be welcome, a connection ends in one way
+			// only, whatever ends it.
+			_ = tcp.SetLinger(0) // fails only if it has ended
+		}
 		f.admit(ctx, tcp, web)
 	}
 }
@@ -357,6 +378,13 @@ func (f *Front) closeAll() {
 // serve reads the first byte and passes the connection on. It does not close c
 // if the web server has taken it over.
 func (f *Front) serve(ctx context.Context, c *conn, web *handoff) {
+	if f.admits != nil {
+		if !f.admits(c.TCPConn) {
+			c.Close() // with an RST
+			return
+		}
+		_ = c.SetLinger(-1) // fails only on a closed connection, as does the next line
+	}
 	_ = c.SetDeadline(time.Now().Add(f.firstByte)) // fails only on a closed connection, as does the next line
 	var first [1]byte
 	if _, err := io.ReadFull(c.TCPConn, first[:]); err != nil {

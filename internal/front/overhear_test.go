@@ -50,7 +50,7 @@ func TestOverhear(t *testing.T) {
 				c.Write([]byte("answer"))
 			})
 			e := &ear{limit: limit, closed: make(chan struct{})}
-			f := start(t, front.Config{Overhear: func() io.WriteCloser { return e }})
+			f := start(t, front.Config{Overhear: func(*net.TCPConn) io.WriteCloser { return e }})
 			c, err := net.Dial("tcp", f.Addr().String())
 			if err != nil {
 				t.Fatal(err)
@@ -77,7 +77,7 @@ func TestOverhear(t *testing.T) {
 func TestOverhearNobody(t *testing.T) {
 	site := serveTCP(t, "127.0.0.1:0", func(c *net.TCPConn) { c.Write([]byte("welcome")) })
 	e := &ear{limit: 1, closed: make(chan struct{})}
-	for _, overhear := range []func() io.WriteCloser{nil, func() io.WriteCloser { return nil }, func() io.WriteCloser { return e }} {
+	for _, overhear := range []func(*net.TCPConn) io.WriteCloser{nil, func(*net.TCPConn) io.WriteCloser { return nil }, func(*net.TCPConn) io.WriteCloser { return e }} {
 		f := start(t, front.Config{Overhear: overhear})
 		c, err := net.Dial("tcp", f.Addr().String())
 		if err != nil {

@@ -125,6 +125,6 @@ func basicAuth(value string) (user, pass string, ok bool) {
 
 // demandPassword answers 407 (RFC 9110, section 15.5.8).
 func demandPassword(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Proxy-Authenticate", `Basic realm="Busel", charset="UTF-8"`)
+	w.Header().Set("Proxy-Authenticate", `Basic realm="proxy", charset="UTF-8"`)
 	refusal{http.StatusProxyAuthRequired, "The proxy wants the user name and password that are in client.toml on this device: enter them."}.serve(w, r)
 }

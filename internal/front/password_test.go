@@ -154,7 +154,7 @@ func TestPasswordDialogues(t *testing.T) {
 			if web := strings.HasPrefix(tt.want, "HTTP"); !strings.HasPrefix(got, tt.want) || !web && got != tt.want {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
-			if strings.HasPrefix(tt.want, "HTTP/1.1 407") != strings.Contains(got, "Proxy-Authenticate: Basic realm=\"Busel\"") {
+			if strings.HasPrefix(tt.want, "HTTP/1.1 407") != strings.Contains(got, "Proxy-Authenticate: Basic realm=\"proxy\"") {
 				t.Errorf("got %q", got)
 			}
 		})

@@ -57,7 +57,7 @@ func (f *Front) tunnel(ctx context.Context, c *conn, dst flow.Addr, answer func(
 		f.reached.add(dst)
 		return answer(nil)
 	})
-	if c.ear = f.overhear(); c.ear != nil {
+	if c.ear = f.overhear(c.TCPConn); c.ear != nil {
 		defer c.ear.Close()
 	}
 	up, down, err := flow.Join(ctx, t, c)

@@ -239,7 +239,7 @@ func TestBrowserLeads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := front.New(front.Config{Listen: "auto", Opener: local{}, Overhear: k.Ear})
+	f, err := front.New(front.Config{Listen: "auto", Opener: local{}, Overhear: func(*net.TCPConn) io.WriteCloser { return k.Ear() }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,8 @@
 //
 // # Guarantees
 //
+//   - Only browsers are heard where the system tells which program connects: the caller
+//     sees to that, with [Browsers].
 //   - Nothing that an application says can make carriers fail or the client stop: forms
 //     are those of a known family and were tried; memory and work are bounded.
 //   - The file has no name, key, session id or ticket in it.
@@ -168,6 +170,16 @@ func (k *Looks) recall(family string) {
 	}
 	if !k.cfg.Deaf {
 		k.worn.Store(l)
+	}
+}
+
+// Browsers are the names of the executables of browsers whose look may be worn, as they are
+// installed on Linux and Windows, without ".exe".
+func Browsers() []string {
+	return []string{
+		"chromium", "chromium-browser", "chrome", "google-chrome",
+		"brave", "brave-browser", "msedge", "opera", "vivaldi", "vivaldi-bin", "yandex_browser", "browser",
+		"firefox", "firefox-bin", "firefox-esr", "librewolf", "waterfox",
 	}
 }
 

@@ -13,6 +13,9 @@ import (
 
 const invitesDir = "invites"
 
+// PortFile keeps the port that was drawn for the local proxy.
+const PortFile = "port"
+
 // maxInvites bounds how many invites a client holds.
 const maxInvites = 256
 

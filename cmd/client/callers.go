@@ -1,0 +1,127 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"busel/config"
+	"busel/internal/cli"
+	"busel/internal/looks"
+	"busel/internal/peer"
+)
+
+// callers are the programs that connect to the proxy: which of them may, and which are
+// browsers that looks are learned from.
+type callers struct {
+	peers    *peer.Peers // nil: the system does not tell, and all may
+	programs []string    // none: all of this user's
+	all      bool        // those of other users, too
+	log      *slog.Logger
+
+	turnedAway atomic.Bool
+
+	mu   sync.Mutex
+	next time.Time // no program is looked for before, for learning only
+}
+
+// newCallers finds out what the system tells. It fails if that is not enough for the
+// settings.
+func newCallers(set config.Client, log *slog.Logger) (*callers, error) {
+	c := &callers{programs: set.Programs, all: set.Allow == config.AllowAnyone, log: log}
+	var err error
+	if c.peers, err = peer.Open(); err == nil {
+		return c, nil
+	}
+	c.peers = nil
+	if set.Allow == config.AllowUser || len(set.Programs) > 0 {
+		return nil, cli.Hint(errors.Join(errors.New("client.toml says who may use the proxy"), err),
+			"set a user and password in client.toml instead, and remove allow and programs")
+	}
+	if !c.all {
+		log.Info("this system does not tell which program connects, so all programs on this computer may use the proxy; a password in client.toml keeps others out")
+	}
+	return c, nil
+}
+
+// admit is for [front.Config]; nil lets everybody in.
+func (c *callers) admit() func(*net.TCPConn) bool {
+	if c.peers == nil || c.all {
+		return nil
+	}
+	if len(c.programs) == 0 {
+		return func(conn *net.TCPConn) bool { return c.noted(c.peers.Mine(conn)) }
+	}
+	return func(conn *net.TCPConn) bool {
+		path, err := c.peers.Program(conn)
+		return c.noted(err == nil && peer.Named(path, c.programs))
+	}
+}
+
+// admitUDP is for [front.Config]. A program that may not use the proxy has no
+// association; here only other users are kept from taking one over.
+func (c *callers) admitUDP() func(here, from netip.AddrPort) bool {
+	if c.peers == nil || c.all {
+		return nil
+	}
+	return c.peers.MineUDP
+}
+
+// noted says once in a run that there are programs that may not, and after that at Debug.
+func (c *callers) noted(may bool) bool {
+	switch {
+	case may:
+	case c.turnedAway.CompareAndSwap(false, true):
+		c.log.Info("a program that may not use the proxy was turned away; allow and programs in client.toml say which ones may")
+	default:
+		c.log.Debug("a program that may not use the proxy was turned away")
+	}
+	return may
+}
+
+// effort bounds what looking for the program behind a connection costs when only the look
+// is learned from it: a twentieth of one processor.
+const effort = 20
+
+// browser reports whether a connection is a browser's that looks are learned from. Where
+// the system does not tell, every program is taken for one.
+func (c *callers) browser(conn *net.TCPConn) bool {
+	if c.peers == nil {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	begin := time.Now()
+	if begin.Before(c.next) {
+		return false // another connection will come
+	}
+	path, err := c.peers.Program(conn)
+	end := time.Now()
+	c.next = end.Add(effort * end.Sub(begin))
+	return err == nil && peer.Named(path, looks.Browsers())
+}
+
+// ears lets looks hear browsers only: another program could have the client wear what it
+// likes.
+func (c *callers) ears(worn *looks.Looks) func(*net.TCPConn) io.WriteCloser {
+	return func(conn *net.TCPConn) io.WriteCloser {
+		ear := worn.Ear()
+		if ear != nil && !c.browser(conn) {
+			ear.Close()
+			return nil
+		}
+		return ear
+	}
+}
+
+// close ends all questions.
+func (c *callers) close() {
+	if c.peers != nil {
+		c.peers.Close()
+	}
+}
