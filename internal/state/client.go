@@ -135,7 +135,7 @@ func (d *Dir) Add(b *config.Bundle) (v Invite, change config.Change, err error) 
 			v = held[at]
 			return nil
 		}
-		return d.Write(invitesDir+"/"+v.Label, []byte(b.Text()+"\n"))
+		return d.put(invitesDir+"/"+v.Label, []byte(b.Text()+"\n"))
 	})
 	if err != nil {
 		return Invite{}, 0, err

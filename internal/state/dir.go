@@ -10,6 +10,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
+
+	"busel/internal/seal"
 )
 
 var (
@@ -23,6 +26,12 @@ var (
 	ErrExposed = errors.New("open to other users")
 )
 
+// Temporary files are called after what they become, this mark, and random letters.
+const (
+	tempMark = ".new-"
+	tempLen  = 8
+)
+
 // MaxFile is the longest file in bytes that is read.
 const MaxFile = 4 << 20
 
@@ -31,6 +40,16 @@ const MaxFile = 4 << 20
 type Dir struct {
 	path string
 	root *os.Root
+	keys atomic.Pointer[sealing] // nil: no passphrase, or locked
+	work int                     // of scrypt, as seal.Work
+	step func()                  // for tests, which end here; nil
+}
+
+// stepped is called where it makes a difference that the program ends just now.
+func (d *Dir) stepped() {
+	if d.step != nil {
+		d.step()
+	}
 }
 
 // DefaultClient is the client's directory when none is given: busel in
@@ -81,7 +100,7 @@ func Open(path string) (*Dir, error) {
 		root.Close()
 		return nil, err
 	}
-	return &Dir{path: path, root: root}, nil
+	return &Dir{path: path, root: root, work: seal.Work}, nil
 }
 
 // unixModes says that file modes mean something.
@@ -155,12 +174,13 @@ func (d *Dir) lockFile(name string, wait bool) (*os.File, error) {
 }
 
 // Read returns a file that is no secret, such as the TOML file, or an error
-// wrapping [fs.ErrNotExist]. It reads at most [MaxFile].
-func (d *Dir) Read(name string) ([]byte, error) { return d.read(name, false) }
+// wrapping [fs.ErrNotExist]. It reads at most [MaxFile]. A sealed file is opened; the
+// error is [ErrSealed] while the directory is locked.
+func (d *Dir) Read(name string) ([]byte, error) { return d.opened(name, false) }
 
 // ReadSecret is Read for a file that nobody else may read; else the error is
 // [ErrExposed] and says how to mend it.
-func (d *Dir) ReadSecret(name string) ([]byte, error) { return d.read(name, true) }
+func (d *Dir) ReadSecret(name string) ([]byte, error) { return d.opened(name, true) }
 
 func (d *Dir) read(name string, secret bool) ([]byte, error) {
 	f, err := d.root.Open(name)
@@ -186,11 +206,28 @@ func (d *Dir) read(name string, secret bool) ([]byte, error) {
 	return data, nil
 }
 
-// Write replaces or makes the file, whole or not at all, with mode 0600.
+// Write replaces or makes the file, whole or not at all, with mode 0600, and seals it if
+// the directory has a passphrase; the error is [ErrSealed] while that is locked.
 func (d *Dir) Write(name string, data []byte) error {
-	temp := name + ".new-" + rand.Text()[:8]
+	return d.change(func() error { return d.put(name, data) })
+}
+
+// put is Write within a change.
+func (d *Dir) put(name string, data []byte) error {
+	data, err := d.sealed(name, data)
+	if err != nil {
+		return err
+	}
+	return d.replace(name, data)
+}
+
+// replace replaces or makes the file as it is given, within a change.
+func (d *Dir) replace(name string, data []byte) error {
+	temp := name + tempMark + rand.Text()[:tempLen]
+	d.stepped()
 	err := d.writeTemp(temp, data)
 	if err == nil {
+		d.stepped()
 		err = d.root.Rename(temp, name)
 	}
 	if err != nil {
@@ -201,7 +238,7 @@ func (d *Dir) Write(name string, data []byte) error {
 	return d.named(name, d.syncDir(filepath.Dir(name)))
 }
 
-// create is Write, within a change, for a file that must not be there yet; else
+// create is put for a file that must not be there yet; else
 // the error is [ErrExists].
 func (d *Dir) create(name string, data []byte) error {
 	if _, err := d.root.Lstat(name); err == nil {
@@ -209,7 +246,7 @@ func (d *Dir) create(name string, data []byte) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return d.named(name, err)
 	}
-	return d.Write(name, data)
+	return d.put(name, data)
 }
 
 func (d *Dir) writeTemp(name string, data []byte) error {

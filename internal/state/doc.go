@@ -9,15 +9,23 @@
 //     user's profile guards them, and modes are not looked at;
 //   - one program at a time runs in a directory ([Dir.Lock]), while others may
 //     add to it: every change is made under a lock of its own;
-//   - no path leads out of the directory ([os.Root]).
+//   - no path leads out of the directory ([os.Root]);
+//   - a client's secrets can be put under a passphrase ([Dir.SetPassphrase]): then none of
+//     them is read or written without it, and whatever ends the program while it is set,
+//     changed or removed, the next one completes that. What was there in the open is
+//     overwritten, as far as the disk lets a program do that.
 //
 // The client's directory:
 //
 //	client.toml     settings, optional
+//	port            the port that was drawn, if client.toml asks for that
+//	keys.age        the keys of what is below, under the passphrase; if there is one
 //	invites/r1      one invite in text form; the file's name is its label
 //	salt            32 random bytes, under which networks and routes are hashed
 //	memory          what worked on which network, see internal/memory; it may be
 //	                deleted at any time
+//	look, looks     what the client looks like, and the bundle of looks that it took; see
+//	                internal/looks
 //
 // The relay's directory:
 //

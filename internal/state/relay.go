@@ -328,7 +328,7 @@ func (d *Dir) ChangeLedger(fn func(*Ledger) error) error {
 		if err != nil {
 			return err
 		}
-		return d.Write(ledgerFile, data)
+		return d.put(ledgerFile, data)
 	})
 }
 

@@ -20,7 +20,7 @@ func (d *Dir) Salt() (salt []byte, err error) {
 		}
 		salt = make([]byte, saltLen)
 		_, _ = rand.Read(salt) // it never fails
-		return d.Write(saltFile, salt)
+		return d.put(saltFile, salt)
 	})
 	if err != nil {
 		return nil, err
