@@ -106,17 +106,15 @@ func (c *callers) browser(conn *net.TCPConn) bool {
 	return err == nil && peer.Named(path, looks.Browsers())
 }
 
-// ears lets looks hear browsers only: another program could have the client wear what it
-// likes.
-func (c *callers) ears(worn *looks.Looks) func(*net.TCPConn) io.WriteCloser {
-	return func(conn *net.TCPConn) io.WriteCloser {
-		ear := worn.Ear()
-		if ear != nil && !c.browser(conn) {
-			ear.Close()
-			return nil
-		}
-		return ear
+// ear lets looks hear browsers only: another program could have the client wear what it
+// likes. nil is nobody.
+func (c *callers) ear(conn *net.TCPConn, worn *looks.Looks) io.WriteCloser {
+	ear := worn.Ear()
+	if ear != nil && !c.browser(conn) {
+		ear.Close()
+		return nil
 	}
+	return ear
 }
 
 // close ends all questions.

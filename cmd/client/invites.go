@@ -37,7 +37,7 @@ incomplete or not ours is refused with the reason, and nothing changes.`,
 				if err != nil {
 					return err
 				}
-				dir, err := openDir(*path)
+				dir, err := openSecrets(ctx, std, *path)
 				if err != nil {
 					return err
 				}
@@ -79,11 +79,11 @@ remove, where the relay is, and until when the invite is good.`,
 		Flags: func(flags *flag.FlagSet) cli.Action {
 			path := dirFlag(flags)
 			asJSON := flags.Bool("json", false, "print JSON")
-			return func(_ context.Context, std cli.Std, args []string) error {
+			return func(ctx context.Context, std cli.Std, args []string) error {
 				if err := cli.NoArgs(args); err != nil {
 					return err
 				}
-				dir, err := openDir(*path)
+				dir, err := openSecrets(ctx, std, *path)
 				if err != nil {
 					return err
 				}
@@ -149,11 +149,11 @@ invite is held. Whoever has the invite can use the relay, and is counted as you.
 		Flags: func(flags *flag.FlagSet) cli.Action {
 			path := dirFlag(flags)
 			png := flags.String("png", "", "`file` to write the QR code to as a picture")
-			return func(_ context.Context, std cli.Std, args []string) error {
+			return func(ctx context.Context, std cli.Std, args []string) error {
 				if len(args) > 1 {
 					return &cli.UsageError{Reason: "want one name"}
 				}
-				dir, err := openDir(*path)
+				dir, err := openSecrets(ctx, std, *path)
 				if err != nil {
 					return err
 				}
@@ -197,7 +197,7 @@ running client drops them at once.`,
 				if len(args) != 1 {
 					return &cli.UsageError{Reason: "want one name, as in client list"}
 				}
-				dir, err := openDir(*path)
+				dir, err := openSecrets(ctx, std, *path)
 				if err != nil {
 					return err
 				}

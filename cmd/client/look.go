@@ -61,7 +61,7 @@ none; use and learn in the table [look] of client.toml change that.
 				default:
 					return &cli.UsageError{Reason: "say list, capture, or add and a file"}
 				}
-				dir, err := openDir(*path)
+				dir, err := openSecrets(ctx, std, *path)
 				if err != nil {
 					return err
 				}

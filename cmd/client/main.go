@@ -8,6 +8,9 @@
 //	client share  [-dir DIR] [-png FILE] [NAME]    show an invite as text and QR code
 //	client remove [-dir DIR] NAME
 //	client look   [-dir DIR] list | capture | add FILE   what browser the client looks like
+//	client passphrase [-dir DIR] set | change | remove   keep everything secret under a passphrase
+//	client unlock [-dir DIR]                       give the running client the passphrase
+//	client wipe   [-dir DIR] [-yes]                remove all that Busel keeps
 //
 // Invites and settings (client.toml, optional) are in one directory: busel where
 // the user's settings are. A running client learns of added and removed invites
@@ -35,7 +38,7 @@ func program() *cli.Program {
 		Commands: []cli.Command{
 			runCommand(), addCommand(), listCommand(), statusCommand(), shareCommand(),
 			cli.NotYet("doctor", "what is blocked, how, and what to do"),
-			removeCommand(), lookCommand(),
+			removeCommand(), lookCommand(), passphraseCommand(), unlockCommand(), wipeCommand(),
 		},
 	}
 }

@@ -5,15 +5,19 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 
 	"busel/config"
 	"busel/internal/cli"
 	"busel/internal/control"
 	"busel/internal/front"
+	"busel/internal/looks"
 	"busel/internal/rotate"
 	"busel/internal/state"
 	"busel/internal/tunnel"
+	"busel/obfs/look"
 )
 
 func runCommand() cli.Command {
@@ -71,21 +75,20 @@ func settings(dir *state.Dir) (config.Client, error) {
 
 func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) error {
 	log := std.Logger(set.LogLevel)
-	around, err := newSurroundings(dir, log)
-	if err != nil {
-		return err
-	}
-	worn, err := openLooks(dir, set, log)
-	if err != nil {
-		return err
-	}
 	who, err := newCallers(set, log)
 	if err != nil {
 		return err
 	}
 	defer who.close()
 	ctx, cancel := context.WithCancel(ctx)
-	rel := tunnel.New(ctx, tunnel.Config{Policy: rotate.Policy(set.Policy), Memory: around.of, Look: worn.Worn, Logger: log})
+	// What is kept in the directory, once that is unlocked.
+	var around *surroundings
+	var worn *looks.Looks
+	rel := tunnel.New(ctx, tunnel.Config{
+		Policy: rotate.Policy(set.Policy), Logger: log,
+		Memory: func(relay [32]byte) rotate.Memory { return around.of(relay) },
+		Look:   func() *look.Look { return worn.Worn() },
+	})
 	defer rel.Wait()
 	defer cancel()
 	load := func() {
@@ -95,11 +98,33 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 		}
 		rel.Sync(held)
 	}
+	vault := newVault(dir, func() (err error) {
+		if around, err = newSurroundings(dir, log); err != nil {
+			return err
+		}
+		if worn, err = openLooks(dir, set, log); err != nil {
+			return err
+		}
+		load()
+		return nil
+	}, cancel)
+	if err := askToEnter(ctx, std, vault); err != nil {
+		return err
+	}
 	var local *front.Front
 	status := func() front.Status {
 		s := linksStatus(rel)
-		s.Listen, s.Network = local.Addr().String(), string(around.watcher.Now().ID)
+		s.Listen, s.Locked = local.Addr().String(), vault.Locked()
+		if !s.Locked {
+			s.Network = string(around.watcher.Now().ID)
+		}
 		return s
+	}
+	overhear := func(c *net.TCPConn) io.WriteCloser {
+		if vault.Locked() {
+			return nil
+		}
+		return who.ear(c, worn)
 	}
 	kept := func() error { return nil }
 	if set.KeepPort {
@@ -109,7 +134,7 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 	}
 	local, err = front.New(front.Config{
 		Listen: set.Listen.String(), User: set.User, Password: string(set.Password),
-		Opener: rel, Admit: who.admit(), AdmitUDP: who.admitUDP(), Overhear: who.ears(worn), Status: status, Logger: log,
+		Opener: gate{rel, vault}, Admit: who.admit(), AdmitUDP: who.admitUDP(), Overhear: overhear, Status: status, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -125,25 +150,49 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 	}
 	// Programs that only connect take memory, too.
 	moved := func() uint64 { return rel.Moved() + local.Moves() }
-	load()
 	ctl := &control.Server{Log: log, Handler: func(_ context.Context, r control.Request) (any, error) {
 		switch r.Op {
 		case opStatus:
 			return status(), nil
 		case opReload:
-			load()
+			if !vault.Locked() {
+				load()
+			}
 			return nil, nil
+		case opWipe:
+			return control.Then{Do: vault.Wipe}, nil
+		}
+		if result, known, err := vault.answer(r.Op, r.Args); known {
+			return result, err
 		}
 		return nil, fmt.Errorf("unknown request %q", r.Op)
 	}}
 	fmt.Fprintf(std.Out, "The proxy for SOCKS5 and HTTP is on %s\nStatus page: %s\nAutomatic configuration for browsers: %s\n",
 		local.Addr(), local.URL(), local.PACURL())
-	if len(rel.Links()) == 0 {
+	switch {
+	case vault.Locked():
+		fmt.Fprintln(std.Out, "It is locked. Give your passphrase on its page or with: client unlock")
+	case len(rel.Links()) == 0:
 		fmt.Fprintln(std.Out, "There is no relay yet. Take an invite with: client add INVITE")
 	}
-	return cli.RunAll(ctx, local.Run, around.watcher.Run, around.memory.Run, worn.Run,
-		func(ctx context.Context) error { return around.watch(ctx, rel.Roam) },
+	unlocked := func(ctx context.Context) error {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-vault.opened:
+		}
+		return cli.RunAll(ctx, around.watcher.Run, around.memory.Run, worn.Run,
+			func(ctx context.Context) error { return around.watch(ctx, rel.Roam) },
+		)
+	}
+	err = cli.RunAll(ctx, local.Run, unlocked,
 		func(ctx context.Context) error { return ctl.Serve(ctx, dir.Socket(), nil) },
 		func(ctx context.Context) error { return cli.ReleaseWhenIdle(ctx, moved) },
 	)
+	if vault.wiping.Load() {
+		cancel()
+		rel.Wait()
+		return wiped(std, dir)
+	}
+	return err
 }

@@ -86,6 +86,8 @@ func wayText(transport string, detour bool) string {
 // summary is the state in a few words.
 func summary(s front.Status) string {
 	switch {
+	case s.Locked:
+		return "locked; give your passphrase on its page or with: client unlock"
 	case s.Online:
 		return "connected"
 	case len(s.Paths) == 0:

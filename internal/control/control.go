@@ -34,8 +34,9 @@ import (
 const (
 	MaxRequest  = 64 << 10 // bytes; an invite in text form fits many times
 	MaxResponse = 4 << 20  // bytes
-	// Timeout bounds one exchange: a person waits for it.
-	Timeout = 10 * time.Second
+	// Timeout bounds one exchange: a person waits for it. The longest is that a passphrase
+	// is changed, of about three seconds, and many more on an old phone.
+	Timeout = 60 * time.Second
 	// MaxConns is how many exchanges run at a time; more wait in the kernel.
 	MaxConns = 16
 )

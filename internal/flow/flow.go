@@ -58,6 +58,10 @@ var ErrNoRelay = errors.New("no relay can be reached")
 // ErrNoInvite is to be wrapped likewise by one that holds no relay at all.
 var ErrNoInvite = errors.New("no invite is held")
 
+// ErrLocked is to be wrapped likewise by one whose relays are under a passphrase that
+// was not given yet.
+var ErrLocked = errors.New("the invites are locked by a passphrase")
+
 // Code is a SOCKS5 reply code (RFC 1928, section 6).
 type Code uint8
 

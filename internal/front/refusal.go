@@ -29,6 +29,8 @@ func refusalFor(host string, err error) refusal {
 		return refusal{http.StatusForbidden, "This address is the proxy itself: open it without the proxy, with the link that the program printed at its start."}
 	case errors.Is(err, context.DeadlineExceeded):
 		return refusal{http.StatusGatewayTimeout, "There was no answer about " + host + " in time: try again in a minute, the connection to the relay may be moving."}
+	case errors.Is(err, flow.ErrLocked):
+		return refusal{http.StatusServiceUnavailable, "Busel is locked: open its page or run `client unlock`, give your passphrase, then reload."}
 	case errors.Is(err, flow.ErrNoInvite):
 		return refusal{http.StatusServiceUnavailable, "There is no invite yet: take one with `client add`, then reload."}
 	case errors.Is(err, flow.ErrNoRelay):

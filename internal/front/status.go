@@ -20,6 +20,8 @@ type Status struct {
 	BytesDown uint64    `json:"bytes_down"` // since the start, to applications
 	Carriers  []Carrier `json:"carriers"`   // living now
 	Paths     []Path    `json:"paths"`      // every way to every relay that is known
+	// Locked: the passphrase has to be given first; nothing is known of relays until then.
+	Locked bool `json:"locked,omitempty"`
 }
 
 // Carrier is one live connection to a relay.

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"busel/internal/seal"
 )
@@ -132,6 +134,24 @@ func (d *Dir) Lock() (release func(), err error) {
 		return nil, err
 	}
 	return func() { f.Close() }, nil
+}
+
+// lockPoll is how often a lock that somebody has is tried again.
+const lockPoll = 20 * time.Millisecond
+
+// LockWithin is Lock that waits for another program to end, until ctx does.
+func (d *Dir) LockWithin(ctx context.Context) (release func(), err error) {
+	for {
+		release, err = d.Lock()
+		if !errors.Is(err, ErrLocked) {
+			return release, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(lockPoll):
+		}
+	}
 }
 
 // LockFile is Lock for a program that may hand the lock over: closing the file

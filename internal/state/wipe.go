@@ -31,15 +31,16 @@ func (d *Dir) Wipe() (left []string, err error) {
 	for _, name := range names {
 		err = errors.Join(err, d.scrub(name))
 	}
-	// They hold nothing.
-	for _, name := range []string{invitesDir, "control.sock", "change.lock", "lock"} {
+	// They hold nothing, and another program that wipes may have made them again.
+	empty := []string{invitesDir, "control.sock", "change.lock", "lock"}
+	for _, name := range empty {
 		_ = d.root.Remove(name) // what stays is told below
 	}
 	d.keys.Store(nil)
 	_ = fs.WalkDir(d.root.FS(), ".", func(name string, e fs.DirEntry, failed error) error {
 		if failed != nil {
 			err = errors.Join(err, d.named(name, failed))
-		} else if name != "." {
+		} else if name != "." && !slices.Contains(empty[1:], name) {
 			left = append(left, d.join(name))
 		}
 		if e != nil && e.IsDir() && name != "." && name != invitesDir {
@@ -48,8 +49,8 @@ func (d *Dir) Wipe() (left []string, err error) {
 		return nil
 	})
 	err = errors.Join(err, d.root.Close())
-	if len(left) == 0 && err == nil {
-		err = os.Remove(d.path)
+	if len(left) == 0 {
+		_ = os.Remove(d.path) // it is empty, and may be gone
 	}
 	return left, err
 }
