@@ -36,6 +36,9 @@ func TestMain(m *testing.M) {
 		if plan := os.Getenv(crowdVariable); plan != "" {
 			return beCrowd(plan)
 		}
+		if proxy := os.Getenv(scannerVariable); proxy != "" {
+			return beScanner(proxy)
+		}
 		if bin = os.Getenv(programsVariable); bin != "" {
 			return m.Run()
 		}
