@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -59,7 +60,10 @@ func (c *callers) admit() func(*net.TCPConn) bool {
 	}
 	return func(conn *net.TCPConn) bool {
 		path, err := c.peers.Program(conn)
-		return c.noted(err == nil && peer.Named(path, c.programs))
+		if err == nil && !peer.Named(path, c.programs) {
+			err = errNotNamed
+		}
+		return c.noted(err)
 	}
 }
 
@@ -72,16 +76,19 @@ func (c *callers) admitUDP() func(here, from netip.AddrPort) bool {
 	return c.peers.MineUDP
 }
 
-// noted says once in a run that there are programs that may not, and after that at Debug.
-func (c *callers) noted(may bool) bool {
-	switch {
-	case may:
-	case c.turnedAway.CompareAndSwap(false, true):
-		c.log.Info("a program that may not use the proxy was turned away; allow and programs in client.toml say which ones may")
-	default:
-		c.log.Debug("a program that may not use the proxy was turned away")
+var errNotNamed = errors.New("the program is not in the list")
+
+// noted reports whether a program may, and says once in a run that there is one that may
+// not. One that was gone before it was asked for is not worth a word.
+func (c *callers) noted(err error) bool {
+	if err != nil {
+		level := slog.LevelDebug
+		if (errors.Is(err, peer.ErrOther) || errors.Is(err, errNotNamed)) && c.turnedAway.CompareAndSwap(false, true) {
+			level = slog.LevelInfo
+		}
+		c.log.Log(context.Background(), level, "a program was turned away that may not use the proxy; allow and programs in client.toml say which may", "cause", err)
 	}
-	return may
+	return err == nil
 }
 
 // effort bounds what looking for the program behind a connection costs when only the look

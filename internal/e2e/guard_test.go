@@ -166,7 +166,7 @@ func TestGuardedLocalhost(t *testing.T) {
 			t.Errorf("%s by this user: %s", name, mine[name])
 		}
 	}
-	if log := c.err.String(); strings.Count(log, "turned away") != 1 {
+	if log := c.err.String(); strings.Count(log, "turned away that may not use the proxy") != 1 {
 		t.Errorf("the log says %s", log)
 	}
 

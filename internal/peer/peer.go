@@ -36,6 +36,9 @@ import (
 // ErrUnknown means that the system does not tell who is at the other end.
 var ErrUnknown = errors.New("this system does not tell which program connects")
 
+// ErrOther means that the program at the other end is another user's.
+var ErrOther = errors.New("the program belongs to another user")
+
 // Named reports whether the executable at path is one of the programs, which are paths or
 // names of files. Windows is asked without regard to case and to a missing ".exe".
 func Named(path string, programs []string) bool { return named(path, programs, caseless) }
@@ -103,11 +106,8 @@ func proves(p *Peers) error {
 			near.Close() // somebody else was faster
 			continue
 		}
-		told := p.Mine(near)
+		err = p.Mine(near)
 		near.Close()
-		if !told {
-			return ErrUnknown
-		}
-		return nil
+		return err
 	}
 }

@@ -72,11 +72,14 @@ func (p *Peers) Close() error {
 	return err
 }
 
-// Mine reports whether the other end of c belongs to a program of the user that this
-// process runs as.
-func (p *Peers) Mine(c *net.TCPConn) bool {
+// Mine is nil if the other end of c belongs to a program of the user that this process
+// runs as, and [ErrOther] if it is known to belong to another's.
+func (p *Peers) Mine(c *net.TCPConn) error {
 	s, err := p.socket(c)
-	return err == nil && s.uid == p.uid
+	if err == nil && s.uid != p.uid {
+		err = ErrOther
+	}
+	return err
 }
 
 // MineUDP reports whether a program of this process's user has the UDP socket on this
@@ -90,20 +93,19 @@ func (p *Peers) MineUDP(here, from netip.AddrPort) bool {
 }
 
 // Program is the path of the executable of the process that has the other end of c open,
-// if it is one of this process's user.
+// if it is one of this process's user; else the error is as of Mine.
 func (p *Peers) Program(c *net.TCPConn) (path string, err error) {
 	s, err := p.socket(c)
 	if err != nil {
 		return "", err
 	}
 	if s.uid != p.uid {
-		return "", errOthers
+		return "", ErrOther
 	}
 	return p.holder(fmt.Sprintf("socket:[%d]", s.inode))
 }
 
 var (
-	errOthers = errors.New("the program belongs to another user")
 	errGone   = errors.New("nobody has the socket any more")
 	errHidden = errors.New("no process shows that it has the socket")
 )

@@ -127,7 +127,10 @@ func TestMine(t *testing.T) {
 	p := open(t)
 	me := os.Geteuid()
 	for _, uid := range []int{me, nobody, 1000} {
-		want := uid == me
+		var want error
+		if uid != me {
+			want = ErrOther
+		}
 		for _, x := range []struct{ network, on, to string }{
 			{"tcp4", "127.0.0.1:0", ""},
 			{"tcp4", "127.0.0.1:0", "127.0.0.1"},
@@ -143,24 +146,25 @@ func TestMine(t *testing.T) {
 			}
 			far, near := connect(t, uid, "tcp", ln, to)
 			if got := p.Mine(near); got != want {
-				t.Errorf("user %d to %s at %s: mine %t", uid, to, ln.Addr(), got)
+				t.Errorf("user %d to %s at %s: %v", uid, to, ln.Addr(), got)
 			}
-			if far.CloseWrite(); p.Mine(near) != want {
-				t.Errorf("user %d to %s, half closed: mine %t", uid, to, !want)
+			far.CloseWrite()
+			if got := p.Mine(near); got != want {
+				t.Errorf("user %d to %s, half closed: %v", uid, to, got)
 			}
 			far.Close()
-			if p.Mine(near) {
-				t.Errorf("user %d to %s, closed: mine", uid, to)
+			if got := p.Mine(near); got == nil || errors.Is(got, ErrOther) {
+				t.Errorf("user %d to %s, closed: %v", uid, to, got)
 			}
 			far, near = connect(t, uid, "tcp", ln, to)
 			far.SetLinger(0)
 			far.Close()
-			if p.Mine(near) {
-				t.Errorf("user %d to %s, reset: mine", uid, to)
+			if got := p.Mine(near); got == nil || errors.Is(got, ErrOther) {
+				t.Errorf("user %d to %s, reset: %v", uid, to, got)
 			}
 		}
 		if got := p.Mine(mapped(t, uid, listen(t, "tcp4", "127.0.0.1:0"))); got != want {
-			t.Errorf("user %d by a mapped address: mine %t", uid, got)
+			t.Errorf("user %d by a mapped address: %v", uid, got)
 		}
 	}
 }
@@ -190,11 +194,11 @@ func TestSuccessor(t *testing.T) {
 	if next.RemoteAddr().String() != near.RemoteAddr().String() {
 		t.Fatal("it has another address")
 	}
-	if p.Mine(near) {
+	if p.Mine(near) == nil {
 		t.Error("the stranger is taken for his successor")
 	}
-	if !p.Mine(next) {
-		t.Error("the successor is not known")
+	if err := p.Mine(next); err != nil {
+		t.Errorf("the successor: %v", err)
 	}
 }
 
@@ -252,7 +256,7 @@ func TestProgram(t *testing.T) {
 		t.Errorf("this program is %q, %v; want %s", path, err, own)
 	}
 	if _, near := connect(t, nobody, "tcp4", ln, ln.Addr().String()); true {
-		if path, err := p.Program(near); !errors.Is(err, errOthers) {
+		if path, err := p.Program(near); !errors.Is(err, ErrOther) {
 			t.Errorf("another user's program is %q, %v", path, err)
 		}
 	}
@@ -333,13 +337,13 @@ func TestClosed(t *testing.T) {
 	p := open(t)
 	ln := listen(t, "tcp4", "127.0.0.1:0")
 	_, near := connect(t, os.Geteuid(), "tcp4", ln, ln.Addr().String())
-	if !p.Mine(near) {
-		t.Fatal("not mine")
+	if err := p.Mine(near); err != nil {
+		t.Fatal(err)
 	}
 	if err := errors.Join(p.Close(), p.Close()); err != nil {
 		t.Error(err)
 	}
-	if p.Mine(near) {
+	if p.Mine(near) == nil {
 		t.Error("mine, who cannot be asked")
 	}
 }
@@ -390,7 +394,7 @@ func BenchmarkAccept(b *testing.B) {
 		ask  func(*net.TCPConn) bool
 	}{
 		{"unasked", func(*net.TCPConn) bool { return true }},
-		{"user", p.Mine},
+		{"user", func(c *net.TCPConn) bool { return p.Mine(c) == nil }},
 		{"program", func(c *net.TCPConn) bool { _, err := p.Program(c); return err == nil }},
 	} {
 		b.Run(x.name, func(b *testing.B) {

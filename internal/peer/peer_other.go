@@ -18,8 +18,8 @@ func Open() (*Peers, error) { return nil, ErrUnknown }
 // Close does nothing.
 func (*Peers) Close() error { return nil }
 
-// Mine reports false.
-func (*Peers) Mine(*net.TCPConn) bool { return false }
+// Mine fails with [ErrUnknown].
+func (*Peers) Mine(*net.TCPConn) error { return ErrUnknown }
 
 // MineUDP reports false.
 func (*Peers) MineUDP(_, _ netip.AddrPort) bool { return false }

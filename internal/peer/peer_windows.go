@@ -42,11 +42,14 @@ func Open() (*Peers, error) {
 // Close does nothing here.
 func (*Peers) Close() error { return nil }
 
-// Mine reports whether the other end of c belongs to a program of the user that this
-// process runs as.
-func (p *Peers) Mine(c *net.TCPConn) bool {
+// Mine is nil if the other end of c belongs to a program of the user that this process
+// runs as, and [ErrOther] if it is known to belong to another's.
+func (p *Peers) Mine(c *net.TCPConn) error {
 	pid, err := p.process(c)
-	return err == nil && p.mine(pid)
+	if err == nil && !p.mine(pid) {
+		err = ErrOther
+	}
+	return err
 }
 
 // MineUDP reports whether a program of this process's user has the UDP socket on this
@@ -75,14 +78,14 @@ func (p *Peers) MineUDP(_, from netip.AddrPort) bool {
 }
 
 // Program is the path of the executable of the process that has the other end of c open,
-// if it is one of this process's user.
+// if it is one of this process's user; else the error is as of Mine.
 func (p *Peers) Program(c *net.TCPConn) (path string, err error) {
 	pid, err := p.process(c)
 	if err != nil {
 		return "", err
 	}
 	if !p.mine(pid) {
-		return "", errors.New("the program belongs to another user")
+		return "", ErrOther
 	}
 	h, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, pid)
 	if err != nil {

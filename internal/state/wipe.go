@@ -38,6 +38,9 @@ func (d *Dir) Wipe() (left []string, err error) {
 	}
 	d.keys.Store(nil)
 	_ = fs.WalkDir(d.root.FS(), ".", func(name string, e fs.DirEntry, failed error) error {
+		if errors.Is(failed, fs.ErrNotExist) {
+			return nil
+		}
 		if failed != nil {
 			err = errors.Join(err, d.named(name, failed))
 		} else if name != "." && !slices.Contains(empty[1:], name) {
