@@ -75,6 +75,9 @@ func settings(dir *state.Dir) (config.Client, error) {
 
 func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) error {
 	log := std.Logger(set.LogLevel)
+	if err := cli.Harden(); err != nil {
+		log.Warn("other programs of this user may be able to read the client's memory", "err", err)
+	}
 	who, err := newCallers(set, log)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -65,6 +66,7 @@ func (v *vault) Unlock(passphrase string) error {
 	if !v.Locked() {
 		return nil
 	}
+	defer debug.FreeOSMemory() // of the 256 MiB
 	if err := v.dir.Unlock(passphrase); err != nil {
 		return err
 	}
@@ -76,6 +78,7 @@ func (v *vault) Unlock(passphrase string) error {
 func (v *vault) Protect(old, next string) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	defer debug.FreeOSMemory()
 	if err := v.dir.SetPassphrase(old, next); err != nil {
 		return err
 	}

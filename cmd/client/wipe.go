@@ -14,9 +14,12 @@ import (
 	"busel/internal/state"
 )
 
-// wipeWait is how long a client that runs may take to end before its files are removed
-// under it.
-const wipeWait = 15 * time.Second
+// What a client that runs may take, to hear of it and to end, before its files are removed
+// under it: whoever wipes may have no more time.
+const (
+	wipeCall = 3 * time.Second
+	wipeWait = 10 * time.Second
+)
 
 func wipeCommand() cli.Command {
 	return cli.Command{
@@ -58,21 +61,23 @@ those.`,
 
 // wipe has a running client wipe itself, and removes what is there after that.
 func wipe(ctx context.Context, std cli.Std, dir *state.Dir) error {
-	err := control.Call(ctx, dir.Socket(), opWipe, nil, nil)
+	calling, cancel := context.WithTimeout(ctx, wipeCall)
+	err := control.Call(calling, dir.Socket(), opWipe, nil, nil)
+	hangs := calling.Err() != nil
+	cancel()
 	if errors.Is(err, control.ErrNotRunning) {
 		err = nil
 	}
 	waiting, cancel := context.WithTimeout(ctx, wipeWait)
 	defer cancel()
-	release, busy := dir.LockWithin(waiting)
-	if errors.Is(busy, fs.ErrNotExist) { // so is the directory
-		busy, release = nil, func() {}
+	if hangs {
+		cancel()
 	}
-	if busy != nil {
-		// Its files do not wait, whatever it is that keeps it.
-		err = errors.Join(err, cli.Hint(errors.New("a client still runs, and may write files again"), "end it, and wipe once more"))
-	} else {
+	switch release, busy := dir.LockWithin(waiting); {
+	case busy == nil:
 		defer release()
+	case !errors.Is(busy, fs.ErrNotExist): // else the client has removed the directory
+		err = errors.Join(err, cli.Hint(errors.New("a client still runs, and may write files again"), "end it, and wipe once more"))
 	}
 	return errors.Join(wiped(std, dir), err)
 }

@@ -39,12 +39,15 @@ const (
 	secondPassphrase = "белы бусел ляціць дадому"
 )
 
-// files are those of a directory.
+// files are those of a directory, which may be gone.
 func files(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
 	err := filepath.WalkDir(dir, func(name string, e fs.DirEntry, err error) error {
-		if err != nil || !e.Type().IsRegular() {
+		if os.IsNotExist(err) || err == nil && !e.Type().IsRegular() {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 		data, err := os.ReadFile(name)
@@ -475,6 +478,23 @@ func TestWipe(t *testing.T) {
 	if got := files(t, dir); len(got) != 1 || got["diary.txt"] != "not the client's" || !strings.Contains(out, diary) {
 		t.Errorf("%q is left, and it says %s", got, out)
 	}
+
+	// A client that hangs is not waited for.
+	dir, c = furnish(t, r, page)
+	c.cmd.Process.Signal(syscall.SIGSTOP)
+	defer c.cmd.Process.Signal(syscall.SIGCONT) // or it cannot be ended
+	begin := time.Now()
+	if _, err := tryCommand(t, "", "client", "wipe", "-dir", dir, "-yes"); err == nil || !strings.Contains(err.Error(), "a client still runs") {
+		t.Errorf("beside a client that hangs: %v", err)
+	}
+	if took := time.Since(begin); took > 30*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if got := files(t, dir); len(got) > 0 {
+		t.Errorf("%q is left", got)
+	}
+	c.cmd.Process.Signal(syscall.SIGCONT)
+	c.kill()
 
 	// A person is asked.
 	dir, c = furnish(t, r, page)

@@ -1,6 +1,0 @@
-//go:build !linux
-
-package main
-
-// seal does nothing here.
-func seal() error { return nil }
