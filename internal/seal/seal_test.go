@@ -25,6 +25,16 @@ func keys(t testing.TB) *Keys {
 	return k
 }
 
+// fixed are the same keys in every process: a fuzzer has several.
+func fixed(t testing.TB) *Keys {
+	t.Helper()
+	k, err := Parse("AGE-SECRET-KEY-1GFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPQ4EGAEX\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
 func TestSeal(t *testing.T) {
 	k := keys(t)
 	for _, n := range []int{0, 1, 100, 64 << 10, 64<<10 + 1, 4 << 20} {
@@ -201,10 +211,7 @@ func TestAge(t *testing.T) {
 // FuzzOpen: whatever a file says, it opens only if it is what was sealed; and the answer
 // is one of the errors.
 func FuzzOpen(f *testing.F) {
-	k, err := Parse("AGE-SECRET-KEY-1GFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPQ4EGAEX\n")
-	if err != nil {
-		f.Fatal(err)
-	}
+	k := fixed(f)
 	file, err := k.Seal([]byte("secret"))
 	if err != nil {
 		f.Fatal(err)
@@ -229,7 +236,7 @@ func FuzzOpen(f *testing.F) {
 
 // FuzzUnlock: whatever a lock says, it is refused at once or is bounded work.
 func FuzzUnlock(f *testing.F) {
-	k := keys(f)
+	k := fixed(f)
 	lock, err := k.Lock("four words and more", 1)
 	if err != nil {
 		f.Fatal(err)
@@ -243,7 +250,7 @@ func FuzzUnlock(f *testing.F) {
 			t.Skip("2^10 and more is work that a fuzzer has no time for")
 		}
 		got, err := Unlock(b, "four words and more")
-		if err == nil && (got.Text() != k.Text() && !bytes.Equal(b, lock)) || err != nil && (got != nil || !errors.Is(err, ErrWrong) && !errors.Is(err, ErrDamaged)) {
+		if err == nil && got.Text() != k.Text() || err != nil && (got != nil || !errors.Is(err, ErrWrong) && !errors.Is(err, ErrDamaged)) {
 			t.Errorf("%q: %v, %v", b, got, err)
 		}
 	})
@@ -251,7 +258,7 @@ func FuzzUnlock(f *testing.F) {
 
 // FuzzParse: what parses has one text form.
 func FuzzParse(f *testing.F) {
-	k := keys(f)
+	k := fixed(f)
 	f.Add(k.Text())
 	f.Add(strings.Repeat(k.Text(), 9))
 	f.Add("AGE-SECRET-KEY-1\n")
