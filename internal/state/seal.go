@@ -363,7 +363,9 @@ func (d *Dir) supersede(name string, data []byte) error {
 	}
 	defer old.Close()
 	if err := d.replace(name, data); err != nil {
-		return err
+		// Some file systems of Windows do not replace a file that is open.
+		old.Close()
+		return d.replace(name, data)
 	}
 	d.stepped()
 	return overwrite(old)
