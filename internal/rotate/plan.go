@@ -23,6 +23,10 @@ const (
 	// spareAfter is how long something must have been moving for a spare to be
 	// made: the quickest visits need none, and a start shows one connection.
 	spareAfter = 1500 * time.Millisecond
+	// For backRest after an outage no spare is made as long as next to nothing moves, and
+	// no second carrier tried: what a dial takes is missing to pages that wait, 8 kB are
+	// a quarter of a second at 256 kbit/s.
+	backRest = 10 * time.Second
 	// bondMost is how many carriers share the work: two TLS connections, which
 	// leaves one in reserve (row R2), and one over QUIC.
 	bondMost = 3
@@ -63,7 +67,7 @@ func (k *Keeper) plan(v View, now time.Time) (w wish, wake time.Time) {
 			w.active = bondMost
 		}
 	default:
-		if long {
+		if long && (now.Sub(k.back) >= backRest || rateOf(v) >= throttled) {
 			w.spare = 1
 		}
 		var at time.Time
@@ -75,6 +79,14 @@ func (k *Keeper) plan(v View, now time.Time) (w wish, wake time.Time) {
 		wake = earlier(wake, at)
 	}
 	return w, wake
+}
+
+// rateOf is what all carriers move, in bytes a second.
+func rateOf(v View) (sum float64) {
+	for _, c := range v.Carriers {
+		sum += c.Rate
+	}
+	return sum
 }
 
 // dialUseful starts a dial for a carrier that is of use but not needed, and returns

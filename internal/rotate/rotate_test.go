@@ -1022,3 +1022,38 @@ func TestAround(t *testing.T) {
 		})
 	}
 }
+
+// A network that is slow after an outage is not taken for one that throttles what was
+// fast before, and its pages do not wait for spares.
+func TestSlowAfterOutage(t *testing.T) {
+	slow := false
+	run(t, func(s *sim, _ *Config) {
+		s.moving = true
+		s.rate = func(_ *simCarrier, n int) float64 {
+			if slow {
+				return 20e3 / float64(n)
+			}
+			return 2e6 / float64(n)
+		}
+	}, both, func(t *testing.T, s *sim) {
+		s.let(6 * time.Second)
+		s.is("tls active", "udp spare")
+		s.blackout(40 * time.Second)
+		s.change(func() { slow = true })
+		s.let(3 * time.Second)
+		for range 60 {
+			s.let(100 * time.Millisecond)
+			if got := s.states(); len(got) != 1 {
+				t.Fatalf("after %v there are %q, want one carrier\n%s", time.Since(s.begin), got, s.log.String())
+			}
+		}
+		if strings.Contains(s.log.String(), "throttled") {
+			t.Errorf("taken for throttled:\n%s", s.log.String())
+		}
+		before := len(s.dialsOver(over(udpA))) + len(s.dialsOver(over(tlsA)))
+		s.let(15 * time.Second)
+		if n := len(s.dialsOver(over(udpA))) + len(s.dialsOver(over(tlsA))); n == before {
+			t.Error("no other carrier was tried later")
+		}
+	})
+}

@@ -923,12 +923,12 @@ func (a *attachment) due() time.Time {
 	if a.suspect {
 		return from.Add(min(lostAfter+queued, deadAfter))
 	}
-	best := a.best
+	best, rtt := a.best, a.rtt
 	if best == 0 {
-		best = defaultRTT
+		best, rtt = defaultRTT, c.longestTrip()
 	}
 	// In silence the queues that made a round trip long are empty.
-	wait := max(4*best, a.rtt*7/4, suspectMin, a.lull+a.lull/2)
+	wait := max(4*best, rtt*7/4, suspectMin, a.lull+a.lull/2)
 	if a.pingOut && a.pingAhead && a.rtt > 0 && a.pingAt.Sub(a.dataAt) >= probeAfter {
 		wait = max(5*best/2, a.rtt+a.rtt/4, promotedMin)
 	}
@@ -944,6 +944,15 @@ func (a *attachment) due() time.Time {
 		wait += a.quiet()
 	}
 	return from.Add(min(wait+queued, suspectMax))
+}
+
+// longestTrip is the longest round trip of a carrier now: of one that was never measured
+// it says most, as all share the way to the network. It is zero if none was.
+func (c *core) longestTrip() (d time.Duration) {
+	for _, a := range c.atts {
+		d = max(d, a.rtt)
+	}
+	return d
 }
 
 // outlived reports whether the peer has spoken on another carrier since.

@@ -503,3 +503,32 @@ func TestLate(t *testing.T) {
 		}
 	}
 }
+
+// A carrier without a round trip of its own is judged by that of another one: where
+// queues are deep it answers as late.
+func TestNewcomerOnSlowPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, patterned)
+		defer w.stop()
+		w.delay = 600 * time.Millisecond
+		if _, _, err := w.dial(tt.LinkConfig{}); err != nil {
+			t.Fatal(err)
+		}
+		s := w.open(flow.Addr{Name: "endless", Port: endless})
+		defer s.Close()
+		go io.Copy(io.Discard, s)
+		time.Sleep(20 * time.Second)
+		if _, _, err := w.dialFor(session.CarrierOptions{State: wire.CarrierSpare}, tt.LinkConfig{}); err != nil {
+			t.Fatal(err)
+		}
+		for range 60 {
+			time.Sleep(50 * time.Millisecond)
+			v, _ := w.client.View()
+			for _, c := range v.Carriers {
+				if c.Suspect {
+					t.Fatalf("carrier %d is suspect", c.N)
+				}
+			}
+		}
+	})
+}
