@@ -76,6 +76,14 @@ func (c *callers) admitUDP() func(here, from netip.AddrPort) bool {
 	return c.peers.MineUDP
 }
 
+// gone is for [front.Config].
+func (c *callers) gone() func(*net.TCPConn) bool {
+	if c.peers == nil {
+		return nil
+	}
+	return c.peers.Gone
+}
+
 var errNotNamed = errors.New("the program is not in the list")
 
 // noted reports whether a program may, and says once in a run that there is one that may

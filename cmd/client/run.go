@@ -137,7 +137,7 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 	}
 	local, err = front.New(front.Config{
 		Listen: set.Listen.String(), User: set.User, Password: string(set.Password),
-		Opener: gate{rel, vault}, Admit: who.admit(), AdmitUDP: who.admitUDP(), Overhear: overhear, Status: status, Logger: log,
+		Opener: gate{rel, vault}, Admit: who.admit(), AdmitUDP: who.admitUDP(), Gone: who.gone(), Overhear: overhear, Status: status, Logger: log,
 	})
 	if err != nil {
 		return err

@@ -82,6 +82,10 @@ type Config struct {
 	Admit func(*net.TCPConn) bool
 	// AdmitUDP is Admit for a program's datagrams, which came to a socket of ours here.
 	AdmitUDP func(here, from netip.AddrPort) bool
+	// Gone, if not nil, reports whether the program at the other end of a connection that
+	// says nothing more has closed it. What such a one asked for is given up if it has not
+	// come yet: after an outage it would take what the link carries from those who wait.
+	Gone func(*net.TCPConn) bool
 	// Overhear, if not nil, is asked for each tunnel who listens to what the application
 	// at the other end of the connection says first; nil is nobody. The listener gets copies of the first bytes, in their
 	// order, until it fails to take some, and is then closed; it must not block.
@@ -99,6 +103,7 @@ type Front struct {
 	opener         flow.Opener
 	admits         func(*net.TCPConn) bool // nil: all
 	admitsUDP      func(here, from netip.AddrPort) bool
+	gone           func(*net.TCPConn) bool // nil: nobody knows
 	overhear       func(*net.TCPConn) io.WriteCloser
 	status         func() Status
 	log            *slog.Logger
@@ -146,6 +151,7 @@ func New(c Config) (*Front, error) {
 		opener:         c.Opener,
 		admits:         c.Admit,
 		admitsUDP:      c.AdmitUDP,
+		gone:           c.Gone,
 		overhear:       c.Overhear,
 		status:         c.Status,
 		log:            c.Logger,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"busel/internal/flow"
@@ -16,6 +17,9 @@ const verdictGrace = 250 * time.Millisecond
 
 // errOwnAddress refuses a proxy request to the proxy itself.
 var errOwnAddress = errors.New("the destination is the proxy itself")
+
+// errNobodyWaits ends a tunnel whose application left before anything came.
+var errNobodyWaits = errors.New("the application is gone")
 
 // tunnel connects c with dst and copies until both directions have ended. What
 // the application sends early is forwarded at once. answer tells it whether dst
@@ -46,8 +50,10 @@ func (f *Front) tunnel(ctx context.Context, c *conn, dst flow.Addr, answer func(
 		return
 	}
 	t := &tunnelled{Stream: stream, hurry: func() { time.AfterFunc(verdictGrace, cancel) }}
+	t.gone = func() bool { return f.gone != nil && f.gone(c.TCPConn) }
 	t.verdict = sync.OnceValue(func() error {
 		err := stream.Connected(opening)
+		t.decided.Store(true)
 		if err != nil {
 			f.failed(ctx, dst, err)
 			c.lingering.Store(!optimistic)
@@ -90,6 +96,8 @@ type tunnelled struct {
 	flow.Stream
 	verdict func() error
 	hurry   func() // bounds the wait for the verdict
+	decided atomic.Bool
+	gone    func() bool // the application does not even wait for an answer
 }
 
 func (t *tunnelled) Read(b []byte) (int, error) {
@@ -119,7 +127,12 @@ func (t *tunnelled) ReadFrom(r io.Reader) (int64, error) {
 	return io.Copy(onlyWriter{t}, r)
 }
 
-func (t *tunnelled) CloseWrite() error { return t.judge(t.Stream.CloseWrite()) }
+func (t *tunnelled) CloseWrite() error {
+	if !t.decided.Load() && t.gone() {
+		return errNobodyWaits
+	}
+	return t.judge(t.Stream.CloseWrite())
+}
 
 // judge holds an error on the way up back until the application was told the
 // reason: its connection is closed as soon as the error is out.

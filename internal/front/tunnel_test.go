@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -285,6 +286,36 @@ func TestConnectTimeout(t *testing.T) {
 	expect(t, c, 5, 0)
 	o.next()
 	expect(t, c, reply(flow.TTLExpired)...)
+}
+
+// What an application asked for that has left is given up, and what one asked for that
+// only has nothing more to say is not; nor is what has been answered.
+func TestNobodyWaits(t *testing.T) {
+	for _, c := range []struct{ gone, answered, ends bool }{{true, false, true}, {false, false, false}, {true, true, false}} {
+		o := newOpener(t)
+		f := start(t, front.Config{Opener: o, Gone: func(*net.TCPConn) bool { return c.gone }})
+		app := dial(t, f)
+		send(t, app, connectRequest(mustAddr(t, "site.example", 443))...)
+		expect(t, app, 5, 0)
+		op := o.next()
+		if c.answered {
+			op.verdict <- nil
+			expect(t, app, reply(flow.Succeeded)...)
+		}
+		send(t, app, []byte("question")...)
+		app.CloseWrite()
+		if got, _ := io.ReadAll(op.far); string(got) != "question" && !c.ends {
+			t.Errorf("%+v: %q came", c, got)
+		}
+		op.far.SetDeadline(time.Now().Add(300 * time.Millisecond))
+		var err error
+		for err == nil && !c.answered { // until the kernel takes no more, or says that nobody reads
+			_, err = op.far.Write(make([]byte, 1<<20))
+		}
+		if ends := err != nil && !errors.Is(err, os.ErrDeadlineExceeded); ends != c.ends {
+			t.Errorf("%+v: the stream ends %t, %v", c, ends, err)
+		}
+	}
 }
 
 func TestHalfClose(t *testing.T) {

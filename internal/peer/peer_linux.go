@@ -127,6 +127,14 @@ var (
 	errHidden = errors.New("no process shows that it has the socket")
 )
 
+// Gone reports whether the program at the other end of c has closed it: one that only has
+// nothing more to say has its socket still. c's own end must stand. It is false if that
+// cannot be told.
+func (p *Peers) Gone(c *net.TCPConn) bool {
+	_, err := p.socket(c)
+	return errors.Is(err, errGone) || errors.Is(err, unix.ENOENT)
+}
+
 // socket is what the kernel knows of the other end of c.
 func (p *Peers) socket(c *net.TCPConn) (socket, error) {
 	here, there, ok := ends(c)

@@ -342,6 +342,39 @@ func TestNamed(t *testing.T) {
 	}
 }
 
+// TestGone: a program that says nothing more is there, one that closed its socket is not.
+func TestGone(t *testing.T) {
+	p := open(t)
+	ln := listen(t, "tcp4", "127.0.0.1:0")
+	for _, closed := range []bool{false, true} {
+		far, err := net.Dial("tcp4", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer far.Close()
+		c, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		near := c.(*net.TCPConn)
+		if p.Gone(near) {
+			t.Error("gone, who has just come")
+		}
+		if closed {
+			far.Close()
+		} else if err := far.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(near); err != nil {
+			t.Fatal(err)
+		}
+		if got := p.Gone(near); got != closed {
+			t.Errorf("closed %t: gone %t", closed, got)
+		}
+	}
+}
+
 // TestClosed: nothing is told any more.
 func TestClosed(t *testing.T) {
 	p := open(t)

@@ -26,3 +26,6 @@ func (*Peers) MineUDP(_, _ netip.AddrPort) bool { return false }
 
 // Program fails with [ErrUnknown].
 func (*Peers) Program(*net.TCPConn) (path string, err error) { return "", ErrUnknown }
+
+// Gone is false: it cannot be told.
+func (*Peers) Gone(*net.TCPConn) bool { return false }

@@ -77,6 +77,9 @@ func (p *Peers) MineUDP(_, from netip.AddrPort) bool {
 	return false
 }
 
+// Gone is false: it cannot be told.
+func (p *Peers) Gone(*net.TCPConn) bool { return false }
+
 // Program is the path of the executable of the process that has the other end of c open,
 // if it is one of this process's user; else the error is as of Mine.
 func (p *Peers) Program(c *net.TCPConn) (path string, err error) {
