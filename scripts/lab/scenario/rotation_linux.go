@@ -278,7 +278,7 @@ type asked struct {
 // asks asks for a page from now on.
 func (b *Bout) asks(ctx context.Context, since time.Time) <-chan asked {
 	c := make(chan asked, 1)
-	limit := time.Since(since) + lasting
+	limit := max(time.Since(since), 0) + lasting // since may be yet to come
 	go func() {
 		took, said := b.Experiment.newPage(ctx, since, limit)
 		c <- asked{took, said}
