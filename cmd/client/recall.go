@@ -29,6 +29,9 @@ func newSurroundings(dir *state.Dir, log *slog.Logger) (*surroundings, error) {
 	}, nil
 }
 
+// place names the network that the client is on.
+func (s *surroundings) place() string { return string(s.watcher.Now().ID) }
+
 // watch calls changed for every change of the network that carriers may not
 // survive, until ctx ends, and returns its cause.
 func (s *surroundings) watch(ctx context.Context, changed func()) error {

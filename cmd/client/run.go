@@ -91,6 +91,7 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 		Policy: rotate.Policy(set.Policy), Logger: log,
 		Memory: func(relay [32]byte) rotate.Memory { return around.of(relay) },
 		Look:   func() *look.Look { return worn.Worn() },
+		Place:  func() string { return around.place() },
 	})
 	defer rel.Wait()
 	defer cancel()

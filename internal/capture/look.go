@@ -39,7 +39,7 @@ func Version(ctx context.Context, browser string) (text, major string, err error
 }
 
 // Look puts a browser's visits together. What they cannot show, how a page is loaded
-// again, how uploads are cut and keepalives, is taken from base, of the same family.
+// again, how uploads are cut, tickets and keepalives, is taken from base, of the same family.
 func Look(visits []Visit, name, source string, base *look.Look) (*look.Look, error) {
 	var hellos []*look.Hello
 	for _, v := range visits {
@@ -53,7 +53,7 @@ func Look(visits []Visit, name, source string, base *look.Look) (*look.Look, err
 	}
 	l := &look.Look{
 		Name: name, Family: base.Family, Source: source, TLS: t,
-		HTTP: visits[0].HTTP, Upload: base.Upload, KeepAlive: base.KeepAlive,
+		HTTP: visits[0].HTTP, Upload: base.Upload, Tickets: base.Tickets, KeepAlive: base.KeepAlive,
 	}
 	h := &l.HTTP
 	if len(h.Navigate) == 0 {

@@ -2,10 +2,17 @@ package looks_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"os/exec"
 	"slices"
@@ -80,6 +87,78 @@ func clientHellos(t *testing.T, l func() *look.Look, name string, n int) (msgs [
 	return msgs
 }
 
+// resumedHellos dials a site that hears each hello out and ends the visit then: the
+// first one, which is not returned, is fresh, and each other one resumes what came with
+// the last one. That the site has no relay's key changes nothing until then.
+func resumedHellos(t *testing.T, l func() *look.Look, name string, n int) (msgs [][]byte) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{name}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, NextProtos: []string{"h2", "http/1.1"}, MinVersion: tls.VersionTLS13}
+	pin := sha256.Sum256(der)
+	d, err := mirror.NewDialer(mirror.DialerConfig{PublicKey: [32]byte{9}, CoverName: name, CertHash: &pin, Look: l})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	got := make(chan []byte, 1)
+	serve := func() []byte {
+		c, err := ln.Accept()
+		if err != nil {
+			return nil
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(browserTime))
+		h := &heard{Conn: c}
+		s := tls.Server(h, cfg)
+		preface := make([]byte, 24)
+		if err := s.Handshake(); err != nil {
+			t.Error(err)
+		} else if _, err := io.ReadFull(s, preface); err != nil {
+			t.Error(err)
+		}
+		n := int(binary.BigEndian.Uint16(h.b[3:]))
+		return h.b[5 : 5+n]
+	}
+	for i := range n + 1 {
+		go func() { got <- serve() }()
+		hello := &wire.Hello{Mode: wire.ModeNew}
+		if _, _, err := d.Dial(t.Context(), transport.Route{Transport: mirror.Kind, Address: ln.Addr().String()}, hello); err == nil {
+			t.Fatal("a dial to a site without a relay succeeded")
+		}
+		if msg := <-got; msg == nil {
+			t.Fatal("no ClientHello")
+		} else if i > 0 {
+			msgs = append(msgs, msg)
+		}
+	}
+	return msgs
+}
+
+// heard keeps what is read.
+type heard struct {
+	net.Conn
+	b []byte
+}
+
+func (h *heard) Read(b []byte) (int, error) {
+	n, err := h.Conn.Read(b)
+	h.b = append(h.b, b[:n]...)
+	return n, err
+}
+
 // TestBrowsers captures this machine's browsers and compares the client with them. It
 // fails when a browser has moved on from what is built in: take its look with
 // client look capture -o obfs/look/looks/NAME.json.
@@ -141,6 +220,12 @@ func TestBrowsers(t *testing.T) {
 			}
 			t.Logf("the client: fresh %v", client)
 			client.matches(t, fresh)
+			again := tally{}
+			for _, msg := range resumedHellos(t, func() *look.Look { return l }, name, dials) {
+				again.add(t, msg)
+			}
+			t.Logf("the client: resumed %v", again)
+			again.matches(t, resumed)
 		})
 	}
 }

@@ -33,7 +33,10 @@ type Config struct {
 	// Memory is what is known of the routes to the relay of that key; nil is nothing.
 	Memory func(relay [32]byte) rotate.Memory
 	// Look is what browser the next carrier over TLS looks like; nil: the default.
-	Look   func() *look.Look
+	Look func() *look.Look
+	// Place names the network that the client is on, as in mirror.DialerConfig; nil: it
+	// is told by the local address alone.
+	Place  func() string
 	Logger *slog.Logger // nil discards
 }
 
@@ -177,6 +180,9 @@ func (r *Relays) passable(label string) bool {
 
 // Roam tells all keepers that the link has changed.
 func (r *Relays) Roam() {
+	for _, l := range r.Links() {
+		l.ways.forget()
+	}
 	for _, m := range r.group() {
 		m.Keeper.Roam()
 	}

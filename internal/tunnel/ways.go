@@ -28,6 +28,7 @@ type ways struct {
 	routes, fallbacks []transport.Route
 	dialers           map[string]dialer // by transport
 	detour            dialer
+	forget            func() // what would be known again on another network
 }
 
 func (w *ways) dialer(r transport.Route) transport.Dialer {
@@ -59,7 +60,7 @@ func (r *Relays) waysTo(label string, e *config.RelayEntry) (*ways, error) {
 	if len(w.routes) == 0 {
 		return nil, errors.New("its invite names only ways to travel that this version lacks; get a newer Busel")
 	}
-	cfg := mirror.DialerConfig{PublicKey: e.Key, CoverName: e.CoverName, Proof: e.Proof, Look: r.cfg.Look, Logger: r.log}
+	cfg := mirror.DialerConfig{PublicKey: e.Key, CoverName: e.CoverName, Proof: e.Proof, Look: r.cfg.Look, Place: r.cfg.Place, Logger: r.log}
 	if e.CertHash != [32]byte{} {
 		cfg.CertHash = &e.CertHash
 	}
@@ -71,6 +72,7 @@ func (r *Relays) waysTo(label string, e *config.RelayEntry) (*ways, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.forget = covered.Forget
 	w.dialers = map[string]dialer{mirror.Kind: covered, quic.Kind: udp}
 	cfg.Network = detour.Network{Opener: around{r, label}}
 	if w.detour, err = mirror.NewDialer(cfg); err != nil {

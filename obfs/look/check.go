@@ -80,6 +80,9 @@ func (l *Look) Check() error {
 	if !l.Upload.Cycle().Sane() {
 		return fail("upload: no browser cuts like that")
 	}
+	if t := l.Tickets; t.Keep < 0 || t.Keep > 16 || t.Life < 0 || t.Life > 604800 {
+		return fail("tickets: not 0..16 for 0..604800 s")
+	}
 	if l.KeepAlive < 0 || l.KeepAlive > 7200 {
 		return fail("keepalive is not in 0..7200 s")
 	}

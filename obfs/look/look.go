@@ -84,8 +84,17 @@ type Look struct {
 	HTTP   HTTP   `json:"http"`
 	// Upload is how a large request's body is cut into records.
 	Upload Upload `json:"upload"`
+	// Tickets is what the browser does with what it may resume TLS with.
+	Tickets Tickets `json:"tickets"`
 	// KeepAlive is the time between TCP keepalive probes in seconds; 0: none.
 	KeepAlive int `json:"keepalive"`
+}
+
+// Tickets are those that a browser keeps of one server. Each is used once. The zero
+// value keeps none: every hello is a fresh one.
+type Tickets struct {
+	Keep int `json:"keep"` // the newest, 0..16
+	Life int `json:"life"` // seconds at most, whatever the server says; 0..604800 (RFC 8446, section 4.6.1)
 }
 
 // Upload is [records.Cycle] in a file. The zero value is full records and the rest.

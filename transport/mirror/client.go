@@ -67,6 +67,7 @@ type client struct {
 	down    lane // of the relay's records
 	proof   bool // the relay's proof is awaited; pump's own
 	secrets atomic.Pointer[secrets]
+	offered bool                            // a ticket; set before anything runs
 	plain   atomic.Bool                     // nothing is taken out any more
 	stage   atomic.Pointer[transport.Stage] // of the dial
 	noise   *noise.HandshakeState           // from the hello on
@@ -82,8 +83,9 @@ type client struct {
 	moved   atomic.Uint64 // covert records in both directions
 }
 
-// newClient prepares one; cut is how its ClientHello goes on the wire.
-func newClient(d *Dialer, l *look.Look, conn halfCloser, host string, cut fragment.Mode, hello *wire.Hello) (*client, error) {
+// newClient prepares one; cut is how its ClientHello goes on the wire, and res what it
+// may resume from, or nil.
+func newClient(d *Dialer, l *look.Look, conn halfCloser, host string, cut fragment.Mode, res *resumption, hello *wire.Hello) (*client, error) {
 	c := &client{
 		d: d, look: l, conn: conn, host: host, hello: hello,
 		pipe:    newPipe(),
@@ -119,7 +121,7 @@ func newClient(d *Dialer, l *look.Look, conn halfCloser, host string, cut fragme
 		log.secret = nil
 		return err
 	}
-	c.tls, err = newTLS(s, l, cfg, nil,
+	c.tls, err = newTLS(s, l, cfg, res,
 		func(msg []byte, e *ecdh.PrivateKey) ([]byte, error) {
 			h, ok := parseClientHello(msg)
 			if !ok || h.share != [32]byte(e.PublicKey().Bytes()) {
@@ -132,6 +134,7 @@ func newClient(d *Dialer, l *look.Look, conn halfCloser, host string, cut fragme
 			c.random, c.e, c.es = h.random, e, es
 			return sessionID(h.random, es, h.bound(msg)...), nil
 		})
+	c.offered = err == nil && len(c.tls.HandshakeState.Hello.PskIdentities) > 0
 	return c, err
 }
 
@@ -219,6 +222,9 @@ func (c *client) read() error {
 		for r < w {
 			if !known {
 				n, o := watch.feed(buf[r:w])
+				if watch.retried {
+					c.d.tickets.retried()
+				}
 				if o == gotMessage {
 					c.secrets.Store(newSecrets(c.random, watch.hello.random, c.es))
 				}

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	utls "github.com/refraction-networking/utls"
+
 	"busel/internal/wire"
 	"busel/obfs/fragment"
 	"busel/obfs/look"
@@ -35,7 +37,11 @@ type DialerConfig struct {
 	Network transport.Network // nil means transport.System with the look's keepalive
 	// Look is asked for each carrier what browser it looks like, and must not block. nil
 	// means the first of [look.Shipped].
-	Look   func() *look.Look
+	Look func() *look.Look
+	// Place names the network that the client is on, and must not block: what a cover
+	// gave to resume TLS with on one is not used on another one. nil: all networks with
+	// the same local address are one.
+	Place  func() string
 	Logger *slog.Logger // nil discards
 }
 
@@ -45,6 +51,7 @@ type Dialer struct {
 	log      *slog.Logger
 	relay    *ecdh.PublicKey
 	verifier verifier
+	tickets  tickets
 	patience time.Duration // for the reply; replyTimeout but in tests
 
 	mu     sync.Mutex
@@ -78,6 +85,9 @@ func NewDialer(cfg DialerConfig) (*Dialer, error) {
 			return nil, fmt.Errorf("mirror dialer: %w", err)
 		}
 		cfg.Look = func() *look.Look { return l }
+	}
+	if cfg.Place == nil {
+		cfg.Place = func() string { return "" }
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -142,7 +152,12 @@ func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello)
 		return fail(transport.StageConnect, classify(err), bare(err))
 	}
 	transport.Reached(ctx)
-	c, err := newClient(d, l, conn, authority(d.cfg.CoverName, r.Address), cut, hello)
+	var res *resumption
+	o, ok := from(conn, l, d.cfg.Place(), r.Address)
+	if ok {
+		res = &resumption{d.tickets.take(o), func(s *utls.ClientSessionState) { d.tickets.put(o, s) }}
+	}
+	c, err := newClient(d, l, conn, authority(d.cfg.CoverName, r.Address), cut, res, hello)
 	if err != nil {
 		_ = conn.Close()
 		return fail(transport.StageTLS, "", err)
@@ -153,6 +168,15 @@ func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello)
 	}
 	if err := c.await(ctx); err != nil {
 		stage := *c.stage.Load()
+		if c.offered && stage == transport.StageTLS {
+			// Somebody may not let such hellos pass: the next one is a fresh one. The TLS
+			// stack cannot answer a HelloRetryRequest to one at all; nothing is to be
+			// concluded from that.
+			d.tickets.drop(o)
+			if d.tickets.off() && ctx.Err() == nil {
+				return d.Dial(ctx, r, hello)
+			}
+		}
 		if e, ok := errors.AsType[*transport.CarrierError](err); ok {
 			return fail(stage, e.Failure, e.Err)
 		}
@@ -220,6 +244,9 @@ func (d *Dialer) start(c *client) bool {
 	})
 	return true
 }
+
+// Forget drops what covers gave to resume TLS with: the client may have moved.
+func (d *Dialer) Forget() { d.tickets.forget() }
 
 // Close ends all carriers and waits until nothing of the dialer runs. Carriers
 // that were closed before may still wait up to a second for the cover's end.

@@ -132,16 +132,26 @@ func convert[T ~uint16](in []uint16) []T {
 	return out
 }
 
-// once is a session cache for one connection, whose ticket is used once.
-type once struct{ session *utls.ClientSessionState }
+// resumption is what one connection resumes from and where its own tickets go to. It
+// is the connection's session cache.
+type resumption struct {
+	session *utls.ClientSessionState // nil: the hello is a fresh one
+	put     func(*utls.ClientSessionState)
+}
 
-func (o *once) Get(string) (*utls.ClientSessionState, bool) {
-	s := o.session
-	o.session = nil
+// Get gives the session away: it is offered once.
+func (r *resumption) Get(string) (*utls.ClientSessionState, bool) {
+	s := r.session
+	r.session = nil
 	return s, s != nil
 }
 
-func (o *once) Put(string, *utls.ClientSessionState) {}
+// Put takes a ticket; nil says that the session has expired.
+func (r *resumption) Put(_ string, s *utls.ClientSessionState) {
+	if s != nil {
+		r.put(s)
+	}
+}
 
 // pskLen is how long the body of the pre-shared key extension is with a session: one
 // identity and one binder (RFC 8446, section 4.2.11).
@@ -153,16 +163,19 @@ func pskLen(s *utls.ClientSessionState) int {
 	return 2 + 2 + len(s.SessionTicket()) + 4 + 2 + 1 + hash
 }
 
-// newTLS prepares a handshake over conn with a look. It offers session, if that is not
-// nil and can still be used. sign, if not nil, gives the session id for a ClientHello
+// newTLS prepares a handshake over conn with a look. It offers the session of res, if
+// there is one that can still be used, and leaves it there if not; nil keeps no tickets
+// either. sign, if not nil, gives the session id for a ClientHello
 // and the private half of its x25519 share.
-func newTLS(conn net.Conn, l *look.Look, cfg *utls.Config, session *utls.ClientSessionState, sign func(msg []byte, e *ecdh.PrivateKey) ([]byte, error)) (*utls.UConn, error) {
+func newTLS(conn net.Conn, l *look.Look, cfg *utls.Config, res *resumption, sign func(msg []byte, e *ecdh.PrivateKey) ([]byte, error)) (*utls.UConn, error) {
 	psk := 0
-	if session != nil {
-		psk = pskLen(session)
+	if res != nil {
 		cfg = cfg.Clone()
-		cfg.ClientSessionCache, cfg.SessionTicketsDisabled, cfg.InsecureSkipTimeVerify = &once{session}, false, true
+		cfg.ClientSessionCache, cfg.SessionTicketsDisabled, cfg.InsecureSkipTimeVerify = res, false, true
 		cfg.OmitEmptyPsk = true
+		if res.session != nil {
+			psk = pskLen(res.session)
+		}
 	}
 	u := utls.UClient(conn, cfg, utls.HelloCustom)
 	s, err := spec(&l.TLS, psk)
@@ -180,8 +193,8 @@ func newTLS(conn net.Conn, l *look.Look, cfg *utls.Config, session *utls.ClientS
 	if err := u.BuildHandshakeState(); err != nil {
 		return nil, err
 	}
-	if session != nil && len(u.HandshakeState.Hello.PskIdentities) == 0 { // it has expired
-		return newTLS(conn, l, cfg, nil, sign)
+	if psk > 0 && len(u.HandshakeState.Hello.PskIdentities) == 0 { // it has expired
+		return newTLS(conn, l, cfg, res, sign)
 	}
 	if sign == nil {
 		return u, nil

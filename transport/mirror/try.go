@@ -70,12 +70,6 @@ func TryLook(l *look.Look) (err error) {
 // tryName is the server's, in memory.
 const tryName = "look.example"
 
-// keep is a session cache that takes the last ticket out.
-type keep struct{ session *utls.ClientSessionState }
-
-func (*keep) Get(string) (*utls.ClientSessionState, bool)      { return nil, false }
-func (k *keep) Put(_ string, session *utls.ClientSessionState) { k.session = session }
-
 // tryOnce does one handshake and returns the ticket that came.
 func tryOnce(l *look.Look, cfg *tls.Config, session *utls.ClientSessionState) (*utls.ClientSessionState, error) {
 	up, down := newPipe(), newPipe()
@@ -104,14 +98,15 @@ func tryOnce(l *look.Look, cfg *tls.Config, session *utls.ClientSessionState) (*
 		}
 		served <- result{heard.msgs.buf, s.ConnectionState().DidResume, err}
 	}()
-	tickets := new(keep)
-	client := &utls.Config{ServerName: tryName, InsecureSkipVerify: true, MinVersion: utls.VersionTLS12, ClientSessionCache: tickets}
+	var ticket *utls.ClientSessionState
+	res := &resumption{session, func(s *utls.ClientSessionState) { ticket = s }}
+	client := &utls.Config{ServerName: tryName, InsecureSkipVerify: true, MinVersion: utls.VersionTLS12}
 	sign := func([]byte, *ecdh.PrivateKey) ([]byte, error) {
 		id := make([]byte, 32)
 		_, err := rand.Read(id)
 		return id, err
 	}
-	u, err := newTLS(&side{in: down, out: up}, l, client, session, sign)
+	u, err := newTLS(&side{in: down, out: up}, l, client, res, sign)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +132,7 @@ func tryOnce(l *look.Look, cfg *tls.Config, session *utls.ClientSessionState) (*
 	if want := l.TLS.JA4(l.TLS.IDs(session != nil)); h.JA4() != want || h.Resumed != (session != nil) {
 		return nil, fmt.Errorf("its JA4 is %s, not %s", h.JA4(), want)
 	}
-	return tickets.session, nil
+	return ticket, nil
 }
 
 // side is one end of a connection in memory, as far as TLS stacks need one.
