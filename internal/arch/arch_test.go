@@ -92,6 +92,8 @@ type dependency struct {
 
 var dependencies = []dependency{
 	{"github.com/refraction-networking/utls", []string{"transport/mirror", "scripts/lab/tunnel"}, "one place speaks TLS as a browser does, and the lab plays another tool that does"},
+	{"github.com/andybalholm/brotli", []string{"transport/mirror"}, "a visit reads the cover's pages; utls has it anyway"},
+	{"github.com/klauspost/compress", []string{"transport/mirror"}, "a visit reads pages that are packed with zstd; utls has it anyway"},
 	{"github.com/flynn/noise", []string{"transport/mirror", "transport/quic"}, "the hello of a carrier"},
 	{"github.com/quic-go/quic-go", []string{"transport/quic", "internal/e2e"}, "one place speaks QUIC, and the tests visit its site as strangers"},
 	{"github.com/armon/go-socks5", []string{"internal/front"}, "it parses requests and authentication, no more"},

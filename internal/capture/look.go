@@ -39,7 +39,7 @@ func Version(ctx context.Context, browser string) (text, major string, err error
 }
 
 // Look puts a browser's visits together. What they cannot show, how a page is loaded
-// again, how uploads are cut, tickets and keepalives, is taken from base, of the same family.
+// again, what it asks for later, how uploads are cut, tickets and keepalives, is taken from base, of the same family.
 func Look(visits []Visit, name, source string, base *look.Look) (*look.Look, error) {
 	var hellos []*look.Hello
 	for _, v := range visits {
@@ -89,6 +89,19 @@ func Look(visits []Visit, name, source string, base *look.Look) (*look.Look, err
 		for i := range list {
 			list[i].Value = strings.ReplaceAll(list[i].Value, "HeadlessChrome", "Chrome")
 		}
+	}
+	// What it asks for later it asks for in the same words.
+	h.PathLiteral = base.HTTP.PathLiteral
+	h.SmallUpdate, h.PingRequest, h.PingIdle = base.HTTP.SmallUpdate, base.HTTP.PingRequest, base.HTTP.PingIdle
+	h.Fetch = map[string][]look.Field{}
+	for kind, list := range base.HTTP.Fetch {
+		list = slices.Clone(list)
+		for i, f := range list {
+			if was, now := at(base.HTTP.Navigate, f.Name), at(h.Navigate, f.Name); was >= 0 && now >= 0 && base.HTTP.Navigate[was] == f {
+				list[i] = h.Navigate[now]
+			}
+		}
+		h.Fetch[kind] = list
 	}
 	h.Reload = nil
 	for _, f := range base.HTTP.Reload {

@@ -318,10 +318,42 @@ func (w *h2) read(v *Visit) error {
 				}
 				v.HTTP.Navigate = append(v.HTTP.Navigate, look.Field{Name: x.Name, Value: x.Value})
 			}
-			return nil
+			return w.behind(v)
 		}
 	}
 	return errors.New("no request")
+}
+
+// behind reads what the browser sent together with the request: all that comes before
+// its answer to a PING.
+func (w *h2) behind(v *Visit) error {
+	if err := w.fr.WritePing(false, [8]byte{}); err != nil {
+		return err
+	}
+	for range 64 {
+		f, err := w.fr.ReadFrame()
+		if err != nil {
+			return err
+		}
+		switch f := f.(type) {
+		case *http2.PingFrame:
+			if f.IsAck() {
+				return nil
+			}
+			if err := w.fr.WritePing(true, f.Data); err != nil {
+				return err
+			}
+		case *http2.SettingsFrame:
+			if !f.IsAck() {
+				return errors.New("settings twice")
+			}
+		case *http2.WindowUpdateFrame:
+			if f.StreamID == w.id {
+				v.HTTP.RequestWindow = f.Increment
+			}
+		}
+	}
+	return errors.New("no answer to a PING")
 }
 
 // answer sends a page that leads to next, and ends the connection.

@@ -274,7 +274,22 @@ func (h *HTTP) check() error {
 	if !slices.Equal(p, []string{":authority", ":method", ":path", ":scheme"}) {
 		return errors.New("pseudo does not have :method, :authority, :scheme and :path")
 	}
-	for _, list := range [][]Field{h.Navigate, h.Reload, h.HTTP1} {
+	for _, seconds := range []int{h.SmallUpdate, h.PingRequest, h.PingIdle} {
+		if seconds < 0 || seconds > 3600 {
+			return errors.New("a time is not in 0..3600 s")
+		}
+	}
+	if h.RequestWindow >= 1<<31-h.StreamWindow {
+		return errors.New("a stream's window passes 2 GiB")
+	}
+	lists := [][]Field{h.Navigate, h.Reload, h.HTTP1}
+	for kind, list := range h.Fetch {
+		if !slices.Contains([]string{"style", "script", "image", "follow"}, kind) || len(list) == 0 {
+			return fmt.Errorf("fetch: no request is %q", kind)
+		}
+		lists = append(lists, list)
+	}
+	for _, list := range lists {
 		if len(list) > maxFields {
 			return fmt.Errorf("more than %d header fields", maxFields)
 		}

@@ -170,12 +170,32 @@ type HTTP struct {
 	First        uint32    `json:"first-stream"`  // id of the first request's stream
 	Weight       uint8     `json:"weight"`        // priority in HEADERS, as on the wire
 	Exclusive    bool      `json:"exclusive,omitempty"`
-	Pseudo       []string  `json:"pseudo"`   // order of the pseudo-header fields
-	Navigate     []Field   `json:"navigate"` // of a page that is opened by hand, in order
-	Reload       []Field   `json:"reload"`   // of a page that is loaded again
+	// PathLiteral: the path "/" is written out, too, although HPACK's static table has it.
+	PathLiteral bool `json:"path-literal,omitempty"`
+	// RequestWindow, if not 0, is the increment of a WINDOW_UPDATE that follows a
+	// request's HEADERS in the same record.
+	RequestWindow uint32 `json:"request-window,omitempty"`
+	// SmallUpdate, if not 0: a WINDOW_UPDATE gives back whatever was used if the last one
+	// was so many seconds ago; else half of the window is waited for.
+	SmallUpdate int `json:"small-update,omitempty"`
+	// PingRequest, if not 0: a request is followed by a PING if nothing came for so many
+	// seconds before it.
+	PingRequest int `json:"ping-request,omitempty"`
+	// PingIdle, if not 0: a PING is sent whenever nothing came for so many seconds.
+	PingIdle int      `json:"ping-idle,omitempty"`
+	Pseudo   []string `json:"pseudo"`   // order of the pseudo-header fields
+	Navigate []Field  `json:"navigate"` // of a page that is opened by hand, in order
+	Reload   []Field  `json:"reload"`   // of a page that is loaded again
+	// Fetch are the requests that a page leads to: "style", "script" and "image" of what
+	// it needs, "follow" of the page behind a link. [PageURL] in a value stands for the
+	// page's address.
+	Fetch map[string][]Field `json:"fetch"`
 	// HTTP1 are those of Navigate with HTTP/1.1, behind Host.
 	HTTP1 []Field `json:"http1"`
 }
+
+// PageURL stands for the address of a page in the header fields of what it leads to.
+const PageURL = "{page}"
 
 // Codes are code points; in a file words of four hexadecimal digits, and "grease".
 type Codes []uint16

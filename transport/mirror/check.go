@@ -225,7 +225,7 @@ func (g *guest) judge(v verifier, pinned bool, certs []*x509.Certificate) {
 
 // ask sends the first request and begins to serve.
 func (g *guest) ask() error {
-	if err := g.visit.open(); err != nil {
+	if err := g.visit.begin(); err != nil {
 		return err
 	}
 	if err := g.visit.get(); err != nil {

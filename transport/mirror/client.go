@@ -215,6 +215,7 @@ func (c *client) read() error {
 	for {
 		n, err := c.conn.Read(buf[w:])
 		c.heard.Note(n)
+		c.d.pages.came(n, 0)
 		w += n
 		if n > 0 && *c.stage.Load() == transport.StageHello {
 			c.alive.Store(true)
@@ -381,13 +382,15 @@ func (c *client) visitCover() error {
 	}
 	state := c.tls.ConnectionState()
 	v := newVisit(c.tls, &c.look.HTTP, c.host, state.NegotiatedProtocol, nil)
-	if err := v.open(); err != nil {
+	if err := v.begin(); err != nil {
 		return err
 	}
 	s := c.secrets.Load()
 	if s == nil || state.Version < utls.VersionTLS13 {
 		return c.browseOnly(v)
 	}
+	v.site, v.quiet = &c.d.pages, c.heard.Last
+	v.site.wear(c.look)
 	c.visit.Store(v)
 	c.enter(transport.StageHello)
 	if c.d.cfg.Proof {
@@ -441,6 +444,38 @@ func (c *client) judge(err error) *transport.CarrierError {
 	return e
 }
 
+// wait reports false if the connection ends before the time is over.
+func (c *client) wait(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-c.dead:
+		return false
+	}
+}
+
+// knock sends the PINGs of a browser that asks whether a silent connection lives.
+func (c *client) knock() {
+	every := time.Duration(c.look.HTTP.PingIdle) * time.Second
+	v := c.visit.Load()
+	if every == 0 || !v.h2 {
+		return
+	}
+	for {
+		if silent := time.Since(c.heard.Last()); silent < every {
+			if !c.wait(every - silent) {
+				return
+			}
+			continue
+		}
+		if v.ping() != nil || !c.wait(every) {
+			return
+		}
+	}
+}
+
 // keep sends genuine requests in time while covert data flows (rule 4), and the
 // record that confirms the carrier if the session sends none.
 func (c *client) keep() {
@@ -448,18 +483,8 @@ func (c *client) keep() {
 	if idle <= 0 {
 		idle = defaultIdle
 	}
-	wait := func(d time.Duration) bool {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		select {
-		case <-t.C:
-			return true
-		case <-c.dead:
-			return false
-		}
-	}
 	begin := time.Now()
-	if !wait(min(confirmAfter, idle/4)) {
+	if !c.wait(min(confirmAfter, idle/4)) {
 		return
 	}
 	if c.confirm() != nil {
@@ -471,12 +496,12 @@ func (c *client) keep() {
 	moved := uint64(1) // the reply
 	for {
 		due := begin.Add(time.Duration((0.4 + 0.5*mrand.Float64()) * float64(limit)))
-		if !wait(time.Until(due)) {
+		if !c.wait(time.Until(due)) {
 			return
 		}
 		// Without covert data the cover may end the visit, unless some comes yet.
 		for c.moved.Load() == moved {
-			if !wait(idle / 20) {
+			if !c.wait(idle / 20) {
 				return
 			}
 		}
@@ -485,7 +510,7 @@ func (c *client) keep() {
 			begin = time.Now() // a browser does not ask again on HTTP/1.1
 			continue
 		}
-		if err := v.get(); err != nil {
+		if err := v.browse(); err != nil {
 			return // the visit ends by itself
 		}
 		begin, limit, moved = time.Now(), idle, c.moved.Load()

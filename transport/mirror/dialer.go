@@ -52,6 +52,7 @@ type Dialer struct {
 	relay    *ecdh.PublicKey
 	verifier verifier
 	tickets  tickets
+	pages    pages
 	patience time.Duration // for the reply; replyTimeout but in tests
 
 	mu     sync.Mutex
@@ -233,15 +234,17 @@ func (d *Dialer) start(c *client) bool {
 		delete(d.open, c)
 		d.mu.Unlock()
 	})
-	d.wg.Go(func() {
-		select {
-		case <-c.live:
-			if !c.accept.Status.Refused() {
-				c.keep()
+	for _, part := range []func(){c.keep, c.knock} {
+		d.wg.Go(func() {
+			select {
+			case <-c.live:
+				if !c.accept.Status.Refused() {
+					part()
+				}
+			case <-c.dead:
 			}
-		case <-c.dead:
-		}
-	})
+		})
+	}
 	return true
 }
 
