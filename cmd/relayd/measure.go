@@ -77,7 +77,17 @@ const learnAgain = 10 * time.Second
 // measureCover; both again when they were down.
 func learnCycle(site mirror.Cover, listeners []*mirror.Listener, returned <-chan struct{}, log *slog.Logger) func(context.Context) error {
 	network := transport.System{KeepAlive: transport.BrowserKeepAlive}
-	learn := func(ctx context.Context) (records.Cycle, error) { return mirror.LearnCycle(ctx, network, site) }
+	learn := func(ctx context.Context) (records.Cycle, error) {
+		switch a, err := mirror.LearnAnswer(ctx, network, site); {
+		case err != nil:
+			log.Debug("the length of the cover's first answer was not learned", "err", err)
+		default:
+			for _, l := range listeners {
+				l.SetCoverAnswer(a)
+			}
+		}
+		return mirror.LearnCycle(ctx, network, site)
+	}
 	tell := func(c records.Cycle) {
 		for _, l := range listeners {
 			l.SetCoverCycle(c)

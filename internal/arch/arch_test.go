@@ -72,6 +72,7 @@ var layers = []layer{
 	{"scripts/bench", []string{"internal/nginxtest"}, "measures the programs from outside"},
 	{"scripts/lab/netns", nil, "networks and programs inside them; knows nothing of what they are for"},
 	{"scripts/lab/world", []string{"scripts/lab/censor", "scripts/lab/netns", "scripts/lab/scratch"}, "joins networks and a censor; knows nothing of Busel"},
+	{"scripts/lab/sample", nil, "statistics; knows nothing of what its numbers are"},
 	{"scripts/lab/scratch", nil, "folders that do not pile up"},
 	{"scripts/lab/censor", []string{"internal/control", "scripts/lab/censor/rule"}, "moves packets; rules decide about them"},
 	{"scripts/lab/censor/packet", nil, "a censor's parsers are pure and share nothing with what they look for"},

@@ -32,6 +32,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,7 +48,8 @@ import (
 const (
 	connTime   = 20 * time.Second // of one connection
 	maxHello   = 16 << 10
-	maxFlight  = 64 << 10 // bytes of what follows
+	maxFlight  = 1 << 20 // bytes of what follows
+	upload     = 400_000 // bytes that the browser sends on one page
 	maxH2Frame = 16 << 10
 )
 
@@ -57,6 +59,11 @@ type Visit struct {
 	Hello *look.Hello
 	Path  string
 	HTTP  look.HTTP // of HTTP/2, Navigate; or HTTP1 alone
+	// Upload are the lengths of the records with the body of an upload, as in their
+	// headers, on the one connection that has one; there KeepAlive is the time until the
+	// next TCP keepalive probe in seconds, 0 if none is due or it cannot be told.
+	Upload    []int
+	KeepAlive float64
 }
 
 // site is the server.
@@ -168,13 +175,23 @@ func (s *site) taken() ([]Visit, error) {
 // tap keeps the first bytes that are read.
 type tap struct {
 	net.Conn
-	heard bytes.Buffer
+	heard   bytes.Buffer
+	seen    int   // bytes of it that are in records
+	records []int // their lengths
 }
 
 func (t *tap) Read(b []byte) (int, error) {
 	n, err := t.Conn.Read(b)
 	if room := maxFlight - t.heard.Len(); room > 0 {
 		t.heard.Write(b[:min(n, room)])
+	}
+	for b := t.heard.Bytes(); len(b) >= t.seen+5; {
+		n := int(binary.BigEndian.Uint16(b[t.seen+3:]))
+		if len(b) < t.seen+5+n {
+			break
+		}
+		t.seen += 5 + n
+		t.records = append(t.records, n)
 	}
 	return n, err
 }
@@ -241,6 +258,11 @@ func (s *site) serve(conn net.Conn) error {
 	case n == s.pages:
 	case again:
 		next = s.url(n+1, false)
+		if h2, ok := w.(*h2); ok && n == s.pages-1 {
+			if err := h2.upload(t, &v); err != nil {
+				return err
+			}
+		}
 	case v.Path == "/":
 		next = s.url(n, true)
 	default: // an icon
@@ -277,7 +299,8 @@ func (w *h2) read(v *Visit) error {
 	}
 	w.fr.SetMaxReadFrameSize(maxH2Frame)
 	w.fr.ReadMetaHeaders = hpack.NewDecoder(65536, nil)
-	if err := w.fr.WriteSettings(); err != nil {
+	// No window shall end an upload.
+	if err := errors.Join(w.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: maxFlight}), w.fr.WriteWindowUpdate(0, maxFlight)); err != nil {
 		return err
 	}
 	for range 64 {
@@ -356,12 +379,55 @@ func (w *h2) behind(v *Visit) error {
 	return errors.New("no answer to a PING")
 }
 
+// uploading is a page that sends something large.
+var uploading = fmt.Sprintf(`<!doctype html><link rel=icon href="data:,"><script>fetch("/up",{method:"POST",body:new Uint8Array(%d)}).then(()=>location="/again")</script>`, upload)
+
+// upload answers the request with a page that sends something, notes the records, and
+// goes on to the next request for the page.
+func (w *h2) upload(t *tap, v *Visit) error {
+	if err := w.page(uploading, "", false); err != nil {
+		return err
+	}
+	begin := 0
+	for range 4096 {
+		f, err := w.fr.ReadFrame()
+		if err != nil {
+			return err
+		}
+		switch f := f.(type) {
+		case *http2.PingFrame:
+			if !f.IsAck() {
+				err = w.fr.WritePing(true, f.Data)
+			}
+		case *http2.MetaHeadersFrame:
+			w.id = f.StreamID
+			if f.StreamEnded() { // the page again
+				return nil
+			}
+			begin = len(t.records)
+		case *http2.DataFrame:
+			if begin > 0 && f.StreamEnded() {
+				v.Upload = slices.Clone(t.records[begin:])
+				v.KeepAlive = probeIn(t.RemoteAddr())
+				err = w.page("ok", "", false)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return errors.New("the upload does not end")
+}
+
 // answer sends a page that leads to next, and ends the connection.
-func (w *h2) answer(next string) error {
+func (w *h2) answer(next string) error { return w.page(page, next, true) }
+
+// page sends one, and ends the connection if it is the last.
+func (w *h2) page(text, next string, last bool) error {
 	var b bytes.Buffer
 	enc := hpack.NewEncoder(&b)
 	fields := []hpack.HeaderField{{Name: ":status", Value: "200"}, {Name: "content-type", Value: "text/html"},
-		{Name: "cache-control", Value: "no-store"}, {Name: "content-length", Value: strconv.Itoa(len(page))}}
+		{Name: "cache-control", Value: "no-store"}, {Name: "content-length", Value: strconv.Itoa(len(text))}}
 	if next != "" {
 		fields = append(fields, hpack.HeaderField{Name: "refresh", Value: "0; url=" + next})
 	}
@@ -370,9 +436,14 @@ func (w *h2) answer(next string) error {
 			return err
 		}
 	}
-	return errors.Join(
+	err := errors.Join(
 		w.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: w.id, BlockFragment: b.Bytes(), EndHeaders: true}),
-		w.fr.WriteData(w.id, true, []byte(page)),
+		w.fr.WriteData(w.id, true, []byte(text)),
+	)
+	if err != nil || !last {
+		return err
+	}
+	return errors.Join(
 		w.fr.WriteGoAway(w.id, http2.ErrCodeNo, nil),
 		w.c.CloseWrite(),
 	)

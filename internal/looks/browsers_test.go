@@ -214,6 +214,26 @@ func TestBrowsers(t *testing.T) {
 			if want := l.TLS.JA4(l.TLS.Resumed); len(resumed.ja4) != 1 || resumed.ja4[want] < pages/4 {
 				t.Errorf("JA4 of the browser's resumed hellos are %v, the look's is %s", resumed.ja4, want)
 			}
+			// Uploads are cut and probes are sent as the look says.
+			i := slices.IndexFunc(visits, func(v capture.Visit) bool { return len(v.Upload) > 0 })
+			if i < 0 {
+				t.Fatal("the browser uploaded nothing")
+			}
+			cut, enough := l.Upload.Cycle().Begin(), 16
+			for k, n := range visits[i].Upload[:min(enough, len(visits[i].Upload))] {
+				want := cut.Next(1 << 20)
+				if k == 0 && l.Upload.Frame > 0 { // the header fields' length is in it
+					n = want
+				}
+				if n != want {
+					t.Errorf("an upload's records are %v long; the look has %d at %d", visits[i].Upload[:enough], want, k)
+					break
+				}
+				cut.Sent(n)
+			}
+			if in := visits[i].KeepAlive; in > float64(l.KeepAlive) || in == 0 != (l.KeepAlive == 0) {
+				t.Errorf("the next keepalive probe is due in %.1f s; the look has one in %d s", in, l.KeepAlive)
+			}
 			client := tally{}
 			for _, msg := range clientHellos(t, func() *look.Look { return l }, name, dials) {
 				client.add(t, msg)

@@ -99,14 +99,17 @@ type Tickets struct {
 
 // Upload is [records.Cycle] in a file. The zero value is full records and the rest.
 type Upload struct {
-	Block  int `json:"block,omitempty"`
-	Header int `json:"header,omitempty"`
-	End    int `json:"end,omitempty"`
+	Block   int `json:"block,omitempty"`
+	Header  int `json:"header,omitempty"`
+	End     int `json:"end,omitempty"`
+	Frame   int `json:"frame,omitempty"`
+	Segment int `json:"segment,omitempty"`
+	Round   int `json:"round,omitempty"`
 }
 
 // Cycle is how uploads are cut.
 func (u Upload) Cycle() records.Cycle {
-	return records.Cycle{Block: u.Block, Header: u.Header, End: u.End}
+	return records.Cycle{Block: u.Block, Header: u.Header, End: u.End, Frame: u.Frame, Segment: u.Segment, Round: u.Round}
 }
 
 // TLS is the form of a ClientHello.

@@ -57,6 +57,10 @@ type Cycle struct {
 	Apart bool
 	// End is the payload of a record that follows a body's last; 0: there is none.
 	End int
+	// Frame, if not 0: each record carries one frame of at most so many bytes, and 9 of
+	// its header. A frame ends with the Segment of the buffer that the body comes from,
+	// and with the Round in which the browser writes, both in bytes: Firefox.
+	Frame, Segment, Round int
 	// Growing: the first records of a connection are smaller, as of Go's crypto/tls.
 	Growing bool
 }
@@ -70,6 +74,17 @@ const (
 // NginxHTTP2 is nginx's cycle: output_buffers of 32 KiB, http2_chunk_size of 8 KiB.
 func NginxHTTP2() Cycle { return Cycle{Block: 32768 + 4*9, Header: nginxHeader} }
 
+// FirefoxUpload is how Firefox 153 cuts what it uploads over HTTP/2
+// (network.http.http2.chunk-size, nsIOService's segments), measured with 3 MB.
+func FirefoxUpload() Cycle { return Cycle{Frame: 16000, Segment: 32768, Round: 32016} }
+
+// Where a body begins in its first segment and round: header fields are before it.
+const (
+	firstSegment = 434
+	firstRound   = 30402
+	frameHeader  = 9
+)
+
 // GoHTTP2 is the cycle of Go's net/http, and so of Caddy and of the built-in
 // cover: frames of 2^14 bytes, and an empty one that ends the body.
 func GoHTTP2() Cycle {
@@ -82,18 +97,21 @@ func (c Cycle) Sane() bool {
 	rest := c.Block % MaxPayload
 	return (c.Block == 0 || c.Block >= MaxPayload && c.Block <= maxBlock && (rest == 0 || rest >= minPayload && rest <= MaxPayload/2)) &&
 		(c.Header == 0 || c.Header >= minPayload && c.Header <= 4096) &&
+		(c.Frame == 0 && c.Segment == 0 && c.Round == 0 ||
+			c.Block == 0 && c.Frame >= 4096 && c.Frame <= MaxPayload-frameHeader && c.Segment > firstRound && c.Segment <= maxBlock && c.Round > firstRound && c.Round <= maxBlock) &&
 		(c.End == 0 || c.End >= minPayload && c.End <= short)
 }
 
 // Cutter follows one direction of one connection. The zero value cuts by the zero
 // [Cycle].
 type Cutter struct {
-	cycle  Cycle
-	count  int  // records so far
-	left   int  // payload that the block still has; 0 between blocks
-	headed bool // the header of the body has gone out
-	body   bool // a full record has gone out since the last body's end
-	ending bool // the record that ends a body is due
+	cycle          Cycle
+	count          int  // records so far
+	left           int  // payload that the block still has; 0 between blocks
+	headed         bool // the header of the body has gone out
+	body           bool // a full record has gone out since the last body's end
+	ending         bool // the record that ends a body is due
+	segment, round int  // bytes that they still have; 0 between bodies
 }
 
 // Begin is the cutter of a new connection.
@@ -107,9 +125,33 @@ func (c *Cutter) limit() int {
 	return MaxPayload
 }
 
+// rest is what segment and round have left, of a new body what they begin with.
+func (c *Cutter) rest() (segment, round int) {
+	if c.segment == 0 {
+		return c.cycle.Segment - firstSegment, c.cycle.Round - firstRound
+	}
+	return c.segment, c.round
+}
+
+// spend takes a record's frame from segment and round.
+func (c *Cutter) spend(payload int) {
+	c.segment, c.round = c.rest()
+	n := max(payload-frameHeader, 0)
+	// A frame that cannot be split may have been too long.
+	if c.segment -= n; c.segment <= 0 {
+		c.segment = c.cycle.Segment
+	}
+	if c.round -= n; c.round <= 0 {
+		c.round = c.cycle.Round
+	}
+}
+
 // full is the payload of the next record within a body.
 func (c *Cutter) full() int {
 	switch {
+	case c.cycle.Frame > 0:
+		segment, round := c.rest()
+		return min(c.cycle.Frame, segment, round) + frameHeader
 	case c.cycle.Block == 0:
 		return c.limit()
 	case c.left > 0:
@@ -128,7 +170,7 @@ func (c *Cutter) Next(pending int) int {
 	switch {
 	case c.ending:
 		return c.cycle.End + Overhead
-	case c.left > 0 && full == c.left && full <= short:
+	case c.left > 0 && full == c.left && full <= short, c.cycle.Frame > 0 && c.body && full <= short:
 		return full + Overhead
 	case pending < full+Overhead-near:
 		return pending
@@ -151,7 +193,15 @@ func (c *Cutter) Sent(size int) {
 		c.headed = true
 	case size < full:
 		c.ending = c.body && c.cycle.End > 0
+		if c.body && c.cycle.Frame > 0 { // perhaps more of it comes
+			c.spend(size)
+		} else {
+			c.segment, c.round = 0, 0
+		}
 		c.left, c.body, c.headed = 0, false, false
+	case c.cycle.Frame > 0:
+		c.spend(size)
+		c.body = true
 	case c.cycle.Block == 0:
 		c.body = true
 	default:

@@ -36,6 +36,8 @@ func TestCutter(t *testing.T) {
 		sizes []int
 		want  []int
 	}{
+		{"Firefox's upload", FirefoxUpload(), 9, []int{300_000},
+			[]int{1640, 16026, 14746, 1322, 16026, 15498, 570, 16026, 16026, 42, 234, 16026, 15834, 986, 16026, 15082, 1738, 16026, 14330}},
 		{"nginx, HTTP/2", NginxHTTP2(), 9, []int{6 * taken},
 			[]int{full, full, 180, full, full, 53, full, taken - 156 - 29 + 24}},
 		{"a small answer", NginxHTTP2(), 3, []int{439}, []int{463}},

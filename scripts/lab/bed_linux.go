@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -42,6 +43,7 @@ type bed struct {
 	world   *world.World
 	ground  *scenario.Ground
 	origin  *scenario.Origin
+	cover   *x509.Certificate // of the web site behind the relays
 	closers []func() error
 
 	mu  sync.Mutex
@@ -88,6 +90,7 @@ func newBed(ctx context.Context, o bedOptions) (_ *bed, err error) {
 		return nil, err
 	}
 	b.closers = append(b.closers, cover.Close)
+	b.cover = cover.Leaf
 	if err := b.sites(ctx, w.Abroad); err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@
 //	scripts/lab/run -row R1,C3         some rows, or names of scenarios
 //	scripts/lab/run -list              what there is
 //	scripts/lab/run -rotation -n 20    what rotation is to reach, each row 20 times
+//	scripts/lab/run -compare -n 50     what observers say of Busel and of a real Chromium
 //	scripts/lab/run -story minsk-2020  a course of events, minute by minute
 //	scripts/lab/run -rule FILE         what rule files do to Busel, and to no proxy
 //	scripts/lab/run -shell             a shell behind the censor, with Busel running
@@ -64,6 +65,7 @@ func main() {
 type options struct {
 	short, list, shell bool
 	rotation, long     bool
+	compare            bool
 	rows, rules        string
 	story, control     string
 	json, pcap, logs   string
@@ -80,6 +82,7 @@ func run(ctx context.Context, args []string) error {
 	flags.BoolVar(&o.list, "list", false, "print what there is, and run nothing")
 	flags.BoolVar(&o.shell, "shell", false, "a shell behind the censor, with Busel running")
 	flags.BoolVar(&o.rotation, "rotation", false, "the second table: what rotation is to reach")
+	flags.BoolVar(&o.compare, "compare", false, "compare Busel's flows with a real Chromium's to the same cover")
 	flags.BoolVar(&o.long, "long", false, "rotation in its long form")
 	flags.StringVar(&o.rows, "row", "", "only these `rows or scenarios`, with commas between")
 	flags.StringVar(&o.rules, "rule", "", "`files` of rules, with commas between: what they do to Busel and to no proxy")

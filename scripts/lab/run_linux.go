@@ -43,6 +43,8 @@ func (o *options) run(ctx context.Context) error {
 		return o.runShell(ctx)
 	case o.story != "":
 		return o.runStory(ctx)
+	case o.compare:
+		return o.runCompare(ctx)
 	case o.rotation:
 		return o.runRotation(ctx)
 	case o.short:

@@ -15,6 +15,7 @@ import (
 	"busel/internal/cover"
 	"busel/internal/nginxtest"
 	"busel/internal/wire"
+	"busel/obfs/look"
 	"busel/obfs/records"
 	"busel/transport"
 )
@@ -89,9 +90,15 @@ func browse(t *testing.T, s *site, path string) []int {
 // of a carrier through a stage, and returns the lengths of the records that way.
 func download(t *testing.T, r *relay, size int, up bool) []int {
 	t.Helper()
+	return downloadAs(t, r, size, up, nil)
+}
+
+// downloadAs is download with a look.
+func downloadAs(t *testing.T, r *relay, size int, up bool, l func() *look.Look) []int {
+	t.Helper()
 	in := newStage(t, r.addr)
 	carriers, _ := r.answer(t, okAccept())
-	client, _, err := r.dialer(t, nil).Dial(testContext(t), routeTo(in.addr), testHello())
+	client, _, err := r.dialer(t, func(c *DialerConfig) { c.Look = l }).Dial(testContext(t), routeTo(in.addr), testHello())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,6 +244,29 @@ func TestLearnHTTP1(t *testing.T) {
 	cycle, err := LearnCycle(testContext(t), nil, Cover{Address: s.addr, Name: s.name})
 	if err != nil || cycle != (records.Cycle{}) {
 		t.Fatalf("learned %+v, %v", cycle, err)
+	}
+}
+
+// TestUploadOfFirefox: its uploads have the record lengths that were measured.
+func TestUploadOfFirefox(t *testing.T) {
+	l := shippedLook(t, "firefox")
+	got := downloadAs(t, startRelay(t, goSite(t, nil), nil), 300_000, true, func() *look.Look { return l })
+	want := []int{1640, 16026, 14746, 1322, 16026, 15498} // then what was written at once ends
+	i := slices.Index(got, want[0])
+	if i < 0 || len(got) < i+len(want) || !slices.Equal(got[i:i+len(want)], want) {
+		t.Fatalf("records of %v, Firefox has %v", got, want)
+	}
+	again := 0
+	for _, n := range got[i:] {
+		if n > 16026 {
+			t.Errorf("a record of %d bytes", n)
+		}
+		if n == want[0] {
+			again++
+		}
+	}
+	if again != 1 {
+		t.Errorf("the body began %d times: %v", again, got)
 	}
 }
 

@@ -98,6 +98,7 @@ type Listener struct {
 	}
 	limits  atomic.Pointer[limits]
 	cycle   atomic.Pointer[records.Cycle]
+	first   atomic.Pointer[Answer]
 	closing sync.Once
 	closed  chan struct{}
 
@@ -142,6 +143,7 @@ func NewListener(cfg ListenerConfig) (*Listener, error) {
 	}
 	l.SetCoverLimits(cfg.Cover.Idle, cfg.Cover.Lifetime)
 	l.SetCoverCycle(records.NginxHTTP2())
+	l.SetCoverAnswer(Answer{})
 	return l, nil
 }
 
@@ -155,6 +157,10 @@ func (l *Listener) SetCoverLimits(idle, lifetime time.Duration) {
 // nginx's way is taken. Connections that come from now on are cut so. It may be
 // called at any time.
 func (l *Listener) SetCoverCycle(c records.Cycle) { l.cycle.Store(&c) }
+
+// SetCoverAnswer says how long the cover's answer to a first request is, once that is
+// learned. Replies are as long from then on.
+func (l *Listener) SetCoverAnswer(a Answer) { l.first.Store(&a) }
 
 // Run accepts and forwards until ctx ends, then closes every connection, waits
 // for them, and returns nil; any other end is an error. It is called once.

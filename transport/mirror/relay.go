@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	mrand "math/rand/v2"
 	"net"
 	"os"
 	"sync"
@@ -802,10 +801,6 @@ func (p *pending) Close() error {
 
 var errAnswered = errors.New("hello was answered already")
 
-// replySizes are the Noise payload's bytes of a reply: about what a site
-// answers to a first request.
-const replyMin, replyMax = 256, 1400
-
 // Answer implements [transport.Pending]. The accept payload must be at most
 // 16343 bytes long.
 func (p *pending) Answer(a *wire.Accept) (c transport.Carrier, err error) {
@@ -824,7 +819,7 @@ func (p *pending) answer(a *wire.Accept) (transport.Carrier, error) {
 		return nil, fmt.Errorf("accept payload of %d bytes does not fit a record", len(payload))
 	}
 	s := k.secrets.Load()
-	msg, toRelay, toClient, err := p.noise.WriteMessage(nil, pack(payload, replyMin+mrand.IntN(replyMax-replyMin)))
+	msg, toRelay, toClient, err := p.noise.WriteMessage(nil, pack(payload, k.l.first.Load().Size(time.Now())-markerLen-32-tagLen))
 	if err != nil {
 		return nil, err
 	}

@@ -50,14 +50,17 @@ type visit struct {
 	open  map[uint32]*exchange // by stream; at most maxNeeds and the pages
 	asked atomic.Int64         // requests without a complete response
 
-	heard    atomic.Bool      // the cover has sent an HTTP/2 frame
-	answered func(status int) // called at the end of each response; may be nil
+	last     atomic.Pointer[exchange] // whose response was complete last
+	heard    atomic.Bool              // the cover has sent an HTTP/2 frame
+	answered func(status int)         // called at the end of each response; may be nil
 }
 
 // exchange is a request and what came of its response.
 type exchange struct {
 	request
 	status   int
+	size     int    // of the response's frames, in bytes
+	date     string // the Date field
 	encoding string
 	stamp    []look.Field // by which the browser asks whether the page is another one
 	body     []byte       // of a page, up to maxPage
@@ -281,6 +284,7 @@ func (v *visit) serve() error {
 			}
 		case *http2.MetaHeadersFrame:
 			if x := v.exchange(id); x != nil {
+				x.size += frameHeader + int(f.Length)
 				x.header(f)
 			}
 			ended = f.StreamEnded()
@@ -297,6 +301,7 @@ func (v *visit) serve() error {
 		}
 		if x := v.exchange(id); ended && x != nil {
 			v.ended(id)
+			v.last.Store(x)
 			v.answered(x.status)
 			if err := v.follow(x, goodbye); err != nil {
 				return err
@@ -335,6 +340,8 @@ func (x *exchange) header(f *http2.MetaHeadersFrame) {
 	x.status = code
 	for _, h := range f.RegularFields() {
 		switch h.Name {
+		case "date":
+			x.date = h.Value
 		case "content-encoding":
 			x.encoding = h.Value
 		case "etag", "last-modified":
@@ -361,6 +368,7 @@ func (v *visit) data(f *http2.DataFrame, conn *credit) error {
 	}
 	if x := v.exchange(f.StreamID); x != nil {
 		x.got += int(n)
+		x.size += frameHeader + int(n)
 		if x.kind == "" || x.kind == "follow" {
 			x.body = append(x.body, f.Data()[:min(len(f.Data()), maxPage-len(x.body))]...)
 		}

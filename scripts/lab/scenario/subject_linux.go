@@ -122,15 +122,17 @@ func (p *programs) Stop() {
 // Busel is the client and as many relays as there are addresses for, each of which
 // stands before the same cover.
 type Busel struct {
-	Relays    int    // 0: one
-	Policy    string // of rotation, for the client's settings; empty: none
-	programs         // the relays
-	client    programs
-	process   *os.Process // the client's
-	clients   int         // so far
-	clientDir string
-	bin       string
-	invites   []string
+	Relays int    // 0: one
+	Policy string // of rotation, for the client's settings; empty: none
+	// Transports of the relays as in their settings: ["mirror"]; empty: all.
+	Transports string
+	programs   // the relays
+	client     programs
+	process    *os.Process // the client's
+	clients    int         // so far
+	clientDir  string
+	bin        string
+	invites    []string
 }
 
 // Proxy returns the client's address.
@@ -219,9 +221,11 @@ func (b *Busel) startRelay(ctx context.Context, g *Ground, dir string, at netip.
 	if err != nil {
 		return "", err
 	}
-	edited, err := replaceKeys(string(text), map[string]string{
-		"listen": fmt.Sprintf("[%q]", at), "allow": list(g.Exit),
-	})
+	keys := map[string]string{"listen": fmt.Sprintf("[%q]", at), "allow": list(g.Exit)}
+	if b.Transports != "" {
+		keys["transports"] = b.Transports
+	}
+	edited, err := replaceKeys(string(text), keys)
 	if err != nil {
 		return "", err
 	}
