@@ -161,6 +161,14 @@ func (k *Looks) recall(family string) {
 		}
 		return
 	}
+	if err == nil {
+		// What was learned is the hello. The rest is the family's, of today.
+		if i := slices.IndexFunc(k.all, func(o *look.Look) bool { return o.Family == l.Family }); i >= 0 {
+			now := *k.all[i]
+			now.Name, now.Source, now.TLS = l.Name, l.Source, l.TLS
+			l = &now
+		}
+	}
 	if err == nil && !k.cfg.Deaf {
 		err = k.cfg.Try(l)
 	}

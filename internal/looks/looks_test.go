@@ -169,6 +169,17 @@ func TestFollows(t *testing.T) {
 			if got := open(t, dir, nil).Worn(); !got.Same(worn) || got.Name != worn.Name {
 				t.Errorf("after a new start: %s", got.Name)
 			}
+			// A file of a former version lacks what looks have learned to say since.
+			old := *worn
+			old.Tickets, old.HTTP.Fetch = look.Tickets{}, nil
+			file, err := old.Format()
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir.Write(looks.File, file)
+			if got := open(t, dir, nil).Worn(); !got.Same(worn) {
+				t.Error("what is not learned comes from the file")
+			}
 			see("chromium-156.hellos", same)
 			if got := k.Worn().Name; got != "chromium-156" {
 				t.Errorf("after the old Chromium: %s", got)
