@@ -219,17 +219,21 @@ func TestBrowsers(t *testing.T) {
 			if i < 0 {
 				t.Fatal("the browser uploaded nothing")
 			}
-			cut, enough := l.Upload.Cycle().Begin(), 16
-			for k, n := range visits[i].Upload[:min(enough, len(visits[i].Upload))] {
-				want := cut.Next(1 << 20)
-				if k == 0 && l.Upload.Frame > 0 { // the header fields' length is in it
-					n = want
+			// What lies between the longest records depends on how busy the machine is; the
+			// order on one that is not is in the tests of obfs/records.
+			cut, longest, n := l.Upload.Cycle().Begin(), 0, 0
+			for range 100 {
+				size := cut.Next(1 << 20)
+				longest = max(longest, size)
+				cut.Sent(size)
+			}
+			for _, size := range visits[i].Upload {
+				if size == longest {
+					n++
 				}
-				if n != want {
-					t.Errorf("an upload's records are %v long; the look has %d at %d", visits[i].Upload[:enough], want, k)
-					break
-				}
-				cut.Sent(n)
+			}
+			if slices.Max(visits[i].Upload) != longest || n < len(visits[i].Upload)/5 {
+				t.Errorf("an upload's records are %v long; the look's longest are %d", visits[i].Upload, longest)
 			}
 			if in := visits[i].KeepAlive; in > float64(l.KeepAlive) || in == 0 != (l.KeepAlive == 0) {
 				t.Errorf("the next keepalive probe is due in %.1f s; the look has one in %d s", in, l.KeepAlive)
