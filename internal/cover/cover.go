@@ -28,11 +28,14 @@ import (
 	"io/fs"
 	"log"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -41,6 +44,23 @@ import (
 const (
 	idleTimeout   = 5 * time.Minute
 	headerTimeout = time.Minute
+)
+
+// What visitors may make the site hold. Go's own bounds are 1 MiB of header and 250
+// requests for each connection, and a frame of 1 MiB: a hundred connections would take
+// all the memory of a small server (ADR 0026).
+const (
+	// maxHeader is how long a request's header may be, in bytes: nginx's
+	// large_client_header_buffers, 4 of 8 KiB.
+	maxHeader = 32 << 10
+	// maxStreams is how many requests a connection may have at a time: nginx's
+	// http2_max_concurrent_streams.
+	maxStreams = 128
+	// maxFrame is the least that a server may take in one frame (RFC 9113, section 4.2).
+	maxFrame = 16 << 10
+	// crowded is how many answers may be on their way to all visitors together before a
+	// connection can have no more than one.
+	crowded = 512
 )
 
 // gzipLeast is the size below which servers do not compress, in bytes (Caddy's
@@ -66,7 +86,17 @@ type Site struct {
 	logger  *slog.Logger
 	pages   map[string]*page
 	missing *page
+	answers atomic.Int32 // on their way, over TCP
 }
+
+// visit is a connection.
+type visit struct {
+	conn    net.Conn
+	answers atomic.Int32 // on their way
+}
+
+// visitKey is where a request's context has its *visit.
+type visitKey struct{}
 
 // page is a file as it is served.
 type page struct {
@@ -139,6 +169,11 @@ func (s *Site) Run(ctx context.Context, l net.Listener) error {
 		TLSConfig:         s.tls.Clone(),
 		IdleTimeout:       idleTimeout,
 		ReadHeaderTimeout: headerTimeout,
+		MaxHeaderBytes:    maxHeader,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: maxFrame},
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, visitKey{}, &visit{conn: c})
+		},
 		// net/http would write the addresses of visitors whose handshake fails.
 		ErrorLog: log.New(io.Discard, "", 0),
 		ConnState: func(_ net.Conn, state http.ConnState) {
@@ -162,8 +197,30 @@ func (s *Site) Run(ctx context.Context, l net.Listener) error {
 	return fmt.Errorf("cover site: %w", err)
 }
 
+// heeded are the fields of a request that it is answered by, here, in [http.ServeContent]
+// and in [http.Server].
+var heeded = []string{
+	"Accept-Encoding", "Connection", "Expect", "If-Match", "If-Modified-Since", "If-None-Match", "If-Range",
+	"If-Unmodified-Since", "Range",
+}
+
 // ServeHTTP answers one request.
 func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if v, ok := r.Context().Value(visitKey{}).(*visit); ok {
+		all, mine := s.answers.Add(1), v.answers.Add(1)
+		defer s.answers.Add(-1)
+		defer v.answers.Add(-1)
+		if all > crowded && mine > 1 {
+			// With all that waits on it, and at once: a close_notify may have to wait, too.
+			if c, ok := v.conn.(*tls.Conn); ok {
+				_ = c.NetConn().Close()
+			}
+			return
+		}
+	}
+	// An answer may take as long as its visitor likes; the rest of what he said need not
+	// wait for that.
+	maps.DeleteFunc(r.Header, func(name string, _ []string) bool { return !slices.Contains(heeded, name) })
 	if s.other != "" && r.ProtoMajor < 3 {
 		w.Header().Set("Alt-Svc", s.other)
 	}

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -72,6 +73,11 @@ var strangerKinds = map[string]func(s *oneStranger){
 		s.write(cut)
 	},
 	"data instead of a hello": func(s *oneStranger) { s.write(append([]byte{23, 3, 3, 0x41, 0}, make([]byte, 16640)...)) },
+	// Those who want a server to remember much of little.
+	"many fields":   func(s *oneStranger) { s.handshake("h2"); s.write(manyFields) },
+	"many requests": func(s *oneStranger) { s.handshake("h2"); s.write(manyRequests()); <-s.ctx.Done() },
+	"a huge frame":  func(s *oneStranger) { s.handshake("h2"); s.write(hugeFrame) },
+	"a long header": func(s *oneStranger) { s.handshake("http/1.1"); s.write(longHeader) },
 	// Those who stop half-way.
 	"silence": func(*oneStranger) {},
 	"hello":   func(s *oneStranger) { s.write(s.hello()) },
@@ -100,6 +106,43 @@ const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x0
 
 // slowHead is a HEADERS frame of 16 kB that comes to no end.
 var slowHead = append([]byte(preface+"\x00\x40\x00\x01\x04\x00\x00\x00\x01"), make([]byte, 16<<10)...)
+
+// frame is one of HTTP/2.
+func frame(kind, flags byte, stream uint32, payload []byte) []byte {
+	n := len(payload)
+	head := binary.BigEndian.AppendUint32([]byte{byte(n >> 16), byte(n >> 8), byte(n), kind, flags}, stream)
+	return append(head, payload...)
+}
+
+// manyFields is a header block of 31,000 fields that comes to no end: HEADERS and
+// CONTINUATIONs with "x:" again and again.
+var manyFields = func() []byte {
+	fields := bytes.Repeat([]byte("\x00\x01x\x00"), 4000)
+	b := append([]byte(preface), frame(1, 0, 1, fields)...)
+	for range 7 {
+		b = append(b, frame(9, 0, 1, fields[:15_500])...)
+	}
+	return b
+}()
+
+// manyRequests are 250 for the first page, each with a header of 12 kB, from a visitor
+// who lets none of the answers come.
+func manyRequests() []byte {
+	b := []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+	b = append(b, frame(4, 0, 0, []byte{0, 4, 0, 0, 0, 0})...) // INITIAL_WINDOW_SIZE 0
+	// GET https / to x, and a field x of 12,000 bytes.
+	block := append([]byte{0x82, 0x87, 0x84, 0x41, 1, 'x', 0, 1, 'x', 0x7f, 0xe1, 0x5c}, bytes.Repeat([]byte("y"), 12_000)...)
+	for i := range uint32(250) {
+		b = append(b, frame(1, 5, 2*i+1, block)...)
+	}
+	return b
+}
+
+// hugeFrame is of a type that nobody knows, 1 MiB long.
+var hugeFrame = append([]byte(preface), frame(0xfa, 0, 0, make([]byte, 1<<20-1))...)
+
+// longHeader is one of 1 MB without an end.
+var longHeader = []byte("GET / HTTP/1.1\r\nX: " + strings.Repeat("x", 1_000_000))
 
 // slowStep is the time between two bytes of who takes his time.
 const slowStep = 200 * time.Millisecond

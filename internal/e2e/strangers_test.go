@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -302,6 +303,35 @@ func TestWeightOfStrangers(t *testing.T) {
 			})
 		}
 	})
+}
+
+// TestGreedyStrangers has visitors of the built-in site who want it to remember as much
+// as a request can hold: all of them together take no more of it than others do, and
+// another visitor sees the site.
+func TestGreedyStrangers(t *testing.T) {
+	need(t, "chrt", "curl")
+	const size = 120
+	for _, kind := range []string{"many fields", "many requests", "a huge frame", "a long header"} {
+		t.Run(kind, func(t *testing.T) {
+			r, metrics := relayWithMetrics(t, relayOptions{})
+			before, goroutines := resident(t, r.program), measured(t, metrics, "goroutines")
+			crowd := startCrowd(t, crowdPlan{r.listen, "www.example.org", []string{kind}, size})
+			crowd.all(t)
+			most, working := int64(0), 0
+			for end := time.Now().Add(2 * time.Second); time.Now().Before(end); <-time.After(100 * time.Millisecond) {
+				most, working = max(most, resident(t, r.program)-before), max(working, measured(t, metrics, "goroutines"))
+			}
+			if page, err := tryCurl(t.Context(), "-k", "--max-time", "20", "--fail", "https://"+r.listen+"/"); err != nil || !bytes.Contains(page, []byte("<html")) {
+				t.Errorf("another visitor sees %.100q, %v", page, err)
+			}
+			report := crowd.end(t)
+			t.Logf("the relay had %+.1f MiB and up to %+d goroutines with %s", float64(most)/(1<<20), working-goroutines, &report)
+			if most > 16<<20+size*200<<10 {
+				t.Errorf("%d visitors take %d MiB of the relay", size, most>>20)
+			}
+			eventually(t, time.Minute, "all have gone", func() bool { return measured(t, metrics, "goroutines") <= goroutines+16 })
+		})
+	}
 }
 
 // downloadRate is that of download, in bytes a second.
