@@ -5,8 +5,16 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,8 +27,11 @@ import (
 	"testing"
 	"time"
 
+	"busel/internal/cover"
 	"busel/internal/nginxtest"
 	"busel/internal/prober"
+	"busel/internal/state"
+	"busel/transport"
 )
 
 // A relay with one rule switched off (package fault) must be told from its cover
@@ -261,14 +272,7 @@ func TestBrokenRelays(t *testing.T) {
 func TestWholeRelay(t *testing.T) {
 	need(t, "curl", "nginx")
 	site := nginxtest.Run(t, shortSite)
-	rounds := 1
-	if text := os.Getenv("BUSEL_E2E_ROUNDS"); text != "" {
-		var err error
-		if rounds, err = strconv.Atoi(text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for round := range rounds {
+	for round := range rounds(t) {
 		for _, tt := range []struct {
 			name  string
 			check check
@@ -294,6 +298,112 @@ func TestWholeRelay(t *testing.T) {
 			})
 		}
 	}
+}
+
+// bareSite runs the built-in site of a relay with nothing before it, and returns where.
+func bareSite(t *testing.T, r *relay) string {
+	t.Helper()
+	dir, err := state.Open(r.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	cert, err := dir.Cover()
+	key, keyErr := dir.RelayKey()
+	if err := errors.Join(err, keyErr); err != nil {
+		t.Fatal(err)
+	}
+	seed, err := hkdf.Key(sha256.New, key.Bytes(), nil, "busel builtin cover 1", 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	site, err := cover.New(cover.Config{Name: "www.example.org", Certificate: cert, Seed: [32]byte(seed)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ln, err := transport.System{}.Listen(ctx, "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- site.Run(ctx, ln) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return ln.Addr().String()
+}
+
+// TestWholeBuiltinRelay compares the built-in site with and without a relay before it,
+// once or as often as BUSEL_E2E_ROUNDS says. It ends those who wait after a minute or
+// five, which is not waited for here.
+func TestWholeBuiltinRelay(t *testing.T) {
+	need(t, "curl", "openssl")
+	r := startRelay(t, relayOptions{})
+	r.end()
+	// ECDSA signatures have three lengths, RSA's one.
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"www.example.org"}, NotAfter: time.Now().AddDate(1, 0, 0)}
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, block := range map[string]*pem.Block{
+		"cover.pem": {Type: "CERTIFICATE", Bytes: der}, "cover.key": {Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)},
+	} {
+		if err := os.WriteFile(filepath.Join(r.dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.run(t, r.dir)
+	bare := bareSite(t, r)
+	p := &prober.Prober{Name: "www.example.org", Path: "/robots.txt", Patience: 2 * time.Second, Parallel: 12}
+	if rounds(t) > 1 {
+		p.Patience = 5 * time.Second
+	}
+	for round := range rounds(t) {
+		var found []prober.Difference
+		for range 4 { // what the scheduler did is not seen four times running
+			var err error
+			found, err = p.Compare(t.Context(), prober.Target{Name: "bare", Address: bare}, prober.Target{Name: "relay", Address: r.listen}, p.Probes())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(found) == 0 {
+				break
+			}
+		}
+		for _, d := range found {
+			t.Errorf("bare | relay: %s", d)
+		}
+		t.Logf("round %d: %d differences in %d probes", round+1, len(found), len(p.Probes()))
+	}
+	for name, look := range scanners(t, "www.example.org", nil) {
+		if a, b := clean(look(bare)), clean(look(r.listen)); a != b || len(a) < 100 {
+			t.Errorf("%s\nof the site:\n%s\nof the relay:\n%s", name, a, b)
+		}
+	}
+	nmapAgrees(t, bare, r.listen, "ssl")
+}
+
+// rounds is how often BUSEL_E2E_ROUNDS wants relays compared.
+func rounds(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("BUSEL_E2E_ROUNDS")
+	if text == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // TestOrdinaryRelayCannotBeBroken looks for the switch in both builds.

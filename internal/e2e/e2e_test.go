@@ -308,6 +308,10 @@ func (r *relay) run(t *testing.T, dir string) {
 	t.Helper()
 	r.program = start(t, dir, r.binary, "run", "-dir", dir)
 	eventually(t, 15*time.Second, "relayd listens", func() bool { return answers(r.listen) })
+	eventually(t, 15*time.Second, "relayd takes commands", func() bool {
+		_, err := os.Stat(filepath.Join(dir, "control.sock"))
+		return err == nil
+	})
 }
 
 func replaceLine(t *testing.T, text, key, line string) string {

@@ -145,20 +145,7 @@ func TestSiteDialFailures(t *testing.T) {
 // site and nothing else.
 func TestSiteStrangers(t *testing.T) {
 	r, _ := startSite(t)
-	plain := testSite(t)
-	socket, err := transport.System{}.ListenPacket(t.Context(), "udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	stock := plain.server(plain.Handler)
-	stock.TLSConfig, stock.QUICConfig = &tls.Config{Certificates: []tls.Certificate{plain.Certificate}}, quicConfig()
-	stock.QUICConfig.MaxIncomingStreams, stock.QUICConfig.MaxIncomingUniStreams = 0, 0
-	done := make(chan struct{})
-	go func() { defer close(done); _ = stock.Serve(socket) }()
-	t.Cleanup(func() { stock.Close(); socket.Close(); <-done })
-	pool := x509.NewCertPool()
-	leaf, _ := x509.ParseCertificate(plain.Certificate.Certificate[0])
-	pool.AddCert(leaf)
+	stock, pool := startStock(t)
 	visit := func(addr, method, path, cookie string, body io.Reader) string {
 		h := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: siteName}}
 		defer h.Close()
@@ -201,7 +188,7 @@ func TestSiteStrangers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var answers [2]string
-			for i, addr := range []string{r.addr, socket.LocalAddr().String()} {
+			for i, addr := range []string{r.addr, stock} {
 				var body io.Reader
 				if c.body != nil {
 					body = c.body()
@@ -210,6 +197,194 @@ func TestSiteStrangers(t *testing.T) {
 			}
 			if answers[0] != answers[1] {
 				t.Errorf("the relay answers\n%s\nand the site alone\n%s", answers[0], answers[1])
+			}
+		})
+	}
+}
+
+// startStock runs a stock HTTP/3 server with the test's site, and returns where, and
+// who vouches for it.
+func startStock(t *testing.T) (string, *x509.CertPool) {
+	t.Helper()
+	plain := testSite(t)
+	socket, err := transport.System{}.ListenPacket(t.Context(), "udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stock := plain.server(plain.Handler)
+	stock.TLSConfig, stock.QUICConfig = &tls.Config{Certificates: []tls.Certificate{plain.Certificate}}, quicConfig()
+	stock.QUICConfig.MaxIncomingStreams, stock.QUICConfig.MaxIncomingUniStreams, stock.QUICConfig.Versions = 0, 0, nil
+	done := make(chan struct{})
+	go func() { defer close(done); _ = stock.Serve(socket) }()
+	t.Cleanup(func() { stock.Close(); socket.Close(); <-done })
+	pool := x509.NewCertPool()
+	leaf, _ := x509.ParseCertificate(plain.Certificate.Certificate[0])
+	pool.AddCert(leaf)
+	return socket.LocalAddr().String(), pool
+}
+
+// datagram has addr hear b, and says what comes back within the time in which an answer
+// on this machine comes.
+func datagram(t *testing.T, addr string, b []byte) string {
+	t.Helper()
+	c, err := net.Dial("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	var heard []string
+	buf := make([]byte, 2000)
+	for {
+		n, err := c.Read(buf)
+		if err != nil {
+			return strings.Join(heard, ", ")
+		}
+		what := fmt.Sprintf("%d bytes", n)
+		if n > 7 && buf[0]&0x80 != 0 && binary.BigEndian.Uint32(buf[1:]) == 0 { // Version Negotiation
+			at := 5
+			for range 2 {
+				at += 1 + int(buf[at])
+			}
+			var versions []uint32
+			for ; at+4 <= n; at += 4 {
+				if v := binary.BigEndian.Uint32(buf[at:]); v&0x0f0f0f0f != 0x0a0a0a0a { // random ones (RFC 9000, section 15)
+					versions = append(versions, v)
+				}
+			}
+			slices.Sort(versions)
+			what += fmt.Sprintf(" of versions %x", versions)
+		}
+		heard = append(heard, what)
+	}
+}
+
+// end is how a server ends a connection on which a visitor said b on a stream of a kind.
+func end(t *testing.T, addr string, pool *x509.CertPool, protocols []string, say func(*quicgo.Conn) error) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	c, err := quicgo.DialAddr(ctx, addr, &tls.Config{RootCAs: pool, ServerName: siteName, NextProtos: protocols}, &quicgo.Config{EnableDatagrams: true})
+	if err != nil {
+		return fmt.Sprintf("handshake: %v", err)
+	}
+	defer c.CloseWithError(noError, "")
+	s := c.ConnectionState()
+	said := fmt.Sprintf("%x %x %x %s %v %v, ", s.TLS.Version, s.TLS.CipherSuite, s.TLS.CurveID, s.TLS.NegotiatedProtocol, s.SupportsDatagrams, s.Version)
+	if err := say(c); err != nil {
+		return said + err.Error()
+	}
+	select {
+	case <-c.Context().Done():
+		return said + context.Cause(c.Context()).Error()
+	case <-time.After(500 * time.Millisecond):
+		return said + "goes on"
+	}
+}
+
+// What a prober sends that is no request, the relay answers as the stock server does:
+// datagrams that are no QUIC, or another one, and violations of HTTP/3.
+func TestSiteProbes(t *testing.T) {
+	r, _ := startSite(t)
+	stock, pool := startStock(t)
+	long := func(version uint32, n int) []byte {
+		b := binary.BigEndian.AppendUint32([]byte{0xc3}, version)
+		b = append(b, 8, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0x44, 0x96) // connection ids, no token, a length
+		return append(b, bytes.Repeat([]byte{0x5a}, n-len(b))...)
+	}
+	uni := func(b ...byte) func(*quicgo.Conn) error {
+		return func(c *quicgo.Conn) error {
+			s, err := c.OpenUniStream()
+			if err == nil {
+				_, err = s.Write(b)
+			}
+			return err
+		}
+	}
+	request := func(fin bool, b ...byte) func(*quicgo.Conn) error {
+		return func(c *quicgo.Conn) error {
+			s, err := c.OpenStream()
+			if err != nil {
+				return err
+			}
+			if _, err = s.Write(b); fin {
+				err = errors.Join(err, s.Close())
+			}
+			return err
+		}
+	}
+	both := func(all ...func(*quicgo.Conn) error) func(*quicgo.Conn) error {
+		return func(c *quicgo.Conn) (err error) {
+			for _, f := range all {
+				err = errors.Join(err, f(c))
+			}
+			return err
+		}
+	}
+	settings := uni(0, 4, 0)
+	h3 := []string{http3.NextProtoH3}
+	violation := func(say func(*quicgo.Conn) error) func(string) string {
+		return func(addr string) string { return end(t, addr, pool, h3, say) }
+	}
+	for name, probe := range map[string]func(addr string) string{
+		"a byte":                   func(addr string) string { return datagram(t, addr, []byte{0}) },
+		"text":                     func(addr string) string { return datagram(t, addr, []byte("GET / HTTP/1.1\r\n\r\n")) },
+		"short header":             func(addr string) string { return datagram(t, addr, bytes.Repeat([]byte{0x41}, 60)) },
+		"long short header":        func(addr string) string { return datagram(t, addr, bytes.Repeat([]byte{0x41}, 1200)) },
+		"unknown version":          func(addr string) string { return datagram(t, addr, long(0x1a2a3a4a, 1200)) },
+		"unknown version, short":   func(addr string) string { return datagram(t, addr, long(0x1a2a3a4a, 600)) },
+		"draft 29":                 func(addr string) string { return datagram(t, addr, long(0xff00001d, 1250)) },
+		"version 0":                func(addr string) string { return datagram(t, addr, long(0, 1200)) },
+		"version 1, random":        func(addr string) string { return datagram(t, addr, long(1, 1200)) },
+		"version 1, random, short": func(addr string) string { return datagram(t, addr, long(1, 300)) },
+		"version 2, random":        func(addr string) string { return datagram(t, addr, long(0x6b3343cf, 1200)) },
+		"DNS": func(addr string) string {
+			return datagram(t, addr, []byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01"))
+		},
+		"h3":                         func(addr string) string { return end(t, addr, pool, h3, settings) },
+		"another protocol":           func(addr string) string { return end(t, addr, pool, []string{"hq-interop"}, settings) },
+		"no protocol":                func(addr string) string { return end(t, addr, pool, nil, settings) },
+		"silence":                    violation(func(*quicgo.Conn) error { return nil }),
+		"data first":                 violation(both(settings, request(false, 0, 3, 'a', 'b', 'c'))),
+		"SETTINGS in a request":      violation(both(settings, request(false, 4, 0))),
+		"headers that are none":      violation(both(settings, request(true, 1, 4, 0xff, 0xff, 0xff, 0xff))),
+		"an empty request":           violation(both(settings, request(true))),
+		"half a frame":               violation(both(settings, request(true, 1, 50, 0, 0))),
+		"an unknown frame, no more":  violation(both(settings, request(true, 0x21, 3, 1, 2, 3))),
+		"a frame of HTTP/2":          violation(both(settings, request(false, 6, 0))),
+		"two control streams":        violation(both(settings, settings)),
+		"control without SETTINGS":   violation(uni(0, 7, 1, 0)),
+		"SETTINGS of HTTP/2":         violation(uni(0, 4, 2, 3, 1)),
+		"SETTINGS twice":             violation(uni(0, 4, 0, 4, 0)),
+		"data on the control stream": violation(uni(0, 4, 0, 0, 1, 1)),
+		"GOAWAY":                     violation(uni(0, 4, 0, 7, 1, 0)),
+		"a push":                     violation(both(settings, uni(1, 0))),
+		"an unknown stream":          violation(both(settings, uni(0x40, 0x54, 1, 2, 3))),
+		"encoder instructions":       violation(both(settings, uni(2, 0xc0, 1, 'x'))),
+		"a datagram of no request":   violation(both(settings, func(c *quicgo.Conn) error { return c.SendDatagram([]byte{0, 1, 2}) })),
+		"an empty datagram":          violation(both(settings, func(c *quicgo.Conn) error { return c.SendDatagram(nil) })),
+		"a closed control stream": violation(func(c *quicgo.Conn) error {
+			s, err := c.OpenUniStream()
+			if err == nil {
+				_, err = s.Write([]byte{0, 4, 0})
+				err = errors.Join(err, s.Close())
+			}
+			return err
+		}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for try := range 4 { // what the scheduler did is not seen four times running
+				a, b := probe(stock), probe(r.addr)
+				if a == b {
+					break
+				}
+				if try == 3 {
+					t.Errorf("the relay: %s\nthe site alone: %s", b, a)
+				}
 			}
 		})
 	}
