@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -132,7 +133,11 @@ func TestEveryRule(t *testing.T) {
 				i := 0
 				for _, hidden := range hidings(v4) {
 					byName[fmt.Sprintf("six-%d.test.", i)] = hidden
-					literals = append(literals, flow.Addr{IP: hidden, Port: rule.port}, flow.Addr{Name: hidden.String(), Port: rule.port})
+					literals = append(literals, flow.Addr{IP: hidden, Port: rule.port}, flow.Addr{Name: hidden.String(), Port: rule.port},
+						// Spelt as nobody does: with a zone, and in full.
+						flow.Addr{IP: hidden.WithZone("eth0"), Port: rule.port},
+						flow.Addr{Name: hidden.WithZone("1").String(), Port: rule.port},
+						flow.Addr{Name: strings.ToUpper(hidden.StringExpanded()), Port: rule.port})
 					i++
 				}
 				cfg.Resolver = resolve(func(network, name string) []netip.Addr {
