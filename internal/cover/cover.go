@@ -58,6 +58,10 @@ const (
 	maxStreams = 128
 	// maxFrame is the least that a server may take in one frame (RFC 9113, section 4.2).
 	maxFrame = 16 << 10
+	// sendBuffer is what the system keeps of what a visitor does not take, in bytes. By
+	// itself it keeps megabytes of a large file, for each, until TCP has no memory for
+	// anybody. The relay on the same machine needs little.
+	sendBuffer = 256 << 10
 	// crowded is how many answers may be on their way to all visitors together before a
 	// connection can have no more than one.
 	crowded = 512
@@ -172,6 +176,11 @@ func (s *Site) Run(ctx context.Context, l net.Listener) error {
 		MaxHeaderBytes:    maxHeader,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: maxFrame},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if secure, ok := c.(*tls.Conn); ok {
+				if tcp, ok := secure.NetConn().(*net.TCPConn); ok {
+					_ = tcp.SetWriteBuffer(sendBuffer) // else it is as the system likes
+				}
+			}
 			return context.WithValue(ctx, visitKey{}, &visit{conn: c})
 		},
 		// net/http would write the addresses of visitors whose handshake fails.

@@ -1,9 +1,15 @@
 package cover_test
 
 import (
+	"context"
+	"crypto/tls"
+	"io"
+	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -74,5 +80,71 @@ func TestFiles(t *testing.T) {
 	site.ServeHTTP(w, r)
 	if w.Code != http.StatusNotModified || w.Header().Get("Content-Type") == "text/plain" {
 		t.Errorf("unchanged: %d %v", w.Code, w.Header())
+	}
+}
+
+// endless is a folder with one large file, and notes how much of it was read.
+type endless struct{ read atomic.Int64 }
+
+func (e *endless) Open(name string) (fs.File, error) {
+	if name != "large.bin" {
+		return nil, fs.ErrNotExist
+	}
+	return &endlessFile{SectionReader: io.NewSectionReader(e, 0, endlessSize)}, nil
+}
+
+func (e *endless) ReadAt(b []byte, _ int64) (int, error) {
+	e.read.Add(int64(len(b)))
+	return len(b), nil
+}
+
+const endlessSize = 64 << 20
+
+type endlessFile struct{ *io.SectionReader }
+
+func (*endlessFile) Stat() (fs.FileInfo, error) {
+	return fs.Stat(fstest.MapFS{"large.bin": {}}, "large.bin")
+}
+func (*endlessFile) Close() error { return nil }
+
+// Who asks for a large file and reads nothing of it has the system keep little.
+func TestNoAppetite(t *testing.T) {
+	cert := certificate(t, "site.test")
+	folder := new(endless)
+	site, err := cover.New(cover.Config{Name: "site.test", Certificate: cert, Files: folder})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- site.Run(ctx, l) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+	defer conn.Close()
+	secure := tls.Client(conn, &tls.Config{ServerName: "site.test", InsecureSkipVerify: true})
+	if _, err := io.WriteString(secure, "GET /large.bin HTTP/1.1\r\nHost: site.test\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	last := int64(-1)
+	for n := folder.read.Load(); n == 0 || n != last; n = folder.read.Load() {
+		last = n
+		<-time.After(200 * time.Millisecond)
+	}
+	t.Logf("%d bytes were read", last)
+	if last > 1<<20 {
+		t.Errorf("%d bytes wait for a visitor who takes none", last)
 	}
 }

@@ -28,6 +28,11 @@ refused 1 'what was installed so far is undone' "$install" -address 198.51.100.7
 cp -r "$RELEASE" /tmp/damaged
 printf x >>/tmp/damaged/busel-relay.service
 refused 1 'is damaged' "$install" -from /tmp/damaged -address 198.51.100.7:443
+mv /etc/os-release /tmp/os-release
+echo 'ID=fedora' >/etc/os-release
+refused 1 'no Debian or Ubuntu' "$install" -address 198.51.100.7:443
+rm /etc/os-release
+mv /tmp/os-release /etc/os-release
 nothing "an installation that was refused"
 
 # From an archive, as it is downloaded.
@@ -72,10 +77,14 @@ grep -q 'when the web server answers' /tmp/out || fail "not said what is missing
 grep -q 'listen 127.0.0.1:9 ssl' /etc/busel/cover-nginx.conf || fail "no settings for nginx"
 grep -q 'https://news.example.org {' /etc/busel/cover-caddy.conf || fail "no settings for Caddy"
 "$install" -remove </dev/null >/dev/null || fail "not removed"
+mv /etc/os-release /tmp/os-release
+printf 'NAME="Ubuntu"\nVERSION_ID="22.04"\nID=ubuntu\nID_LIKE=debian\n' >/etc/os-release
 "$install" -address 198.51.100.7:443 -cover builtin -cover-name news.example.org -acme letsencrypt -email a@example.org -site /srv >/tmp/out 2>&1 </dev/null || { cat /tmp/out; fail "not installed with an authority"; }
 grep -q '^directory = "https://acme-v02.api.letsencrypt.org/directory"$' /etc/busel/relayd.toml || fail "no authority in the settings"
 grep -q '^site = "/srv"$' /etc/busel/relayd.toml || fail "no folder in the settings"
 grep -q 'once news.example.org has its certificate' /tmp/out || fail "not said when the invite works"
 "$install" -remove </dev/null >/dev/null || fail "not removed"
+rm /etc/os-release
+mv /tmp/os-release /etc/os-release
 nothing "the last -remove"
 echo whole
