@@ -53,9 +53,9 @@ const (
 	// maxHeader is how long a request's header may be, in bytes: nginx's
 	// large_client_header_buffers, 4 of 8 KiB.
 	maxHeader = 32 << 10
-	// maxStreams is how many requests a connection may have at a time: nginx's
-	// http2_max_concurrent_streams.
-	maxStreams = 128
+	// maxStreams is how many requests a connection may have at a time. nginx has 128, but
+	// each costs 20 kB here, and all may come before the first is looked at.
+	maxStreams = 32
 	// maxFrame is the least that a server may take in one frame (RFC 9113, section 4.2).
 	maxFrame = 16 << 10
 	// sendBuffer is what the system keeps of what a visitor does not take, in bytes. By
@@ -217,8 +217,12 @@ var heeded = []string{
 func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if v, ok := r.Context().Value(visitKey{}).(*visit); ok {
 		all, mine := s.answers.Add(1), v.answers.Add(1)
-		defer s.answers.Add(-1)
-		defer v.answers.Add(-1)
+		// An answer is on its way until its stream ends: a small one still waits for its
+		// visitor when this has returned.
+		context.AfterFunc(r.Context(), func() {
+			s.answers.Add(-1)
+			v.answers.Add(-1)
+		})
 		if all > crowded && mine > 1 {
 			// With all that waits on it, and at once: a close_notify may have to wait, too.
 			if c, ok := v.conn.(*tls.Conn); ok {
