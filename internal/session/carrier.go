@@ -28,9 +28,10 @@ type attachment struct {
 	budget  uint64 // bytes of frames, up and down summed; 0: no limit
 	spent   bool   // it is used up
 	spentAt time.Time
-	unsaid  int  // bytes of data that came over it since the last early ACK
-	proven  bool // rule 7: the peer has said something after the reply
-	open    bool // live, proven, active: streams may use it
+	careful time.Time // until when little is put on it at once; zero if it may take all
+	unsaid  int       // bytes of data that came over it since the last early ACK
+	proven  bool      // rule 7: the peer has said something after the reply
+	open    bool      // live, proven, active: streams may use it
 	suspect bool
 	untried bool          // it took over from a suspect one and has not spoken since
 	shunned bool          // what it carried goes over others, too, until it speaks again
@@ -219,6 +220,9 @@ func (c *core) attach(ctx context.Context, a *attachment, carrier transport.Carr
 	now := time.Now()
 	a.carrier, a.live, a.since, a.lastRecv = carrier, true, now, now
 	a.scratch = make([]byte, 0, scratch)
+	if !c.heardAt.IsZero() && now.Sub(c.heardAt) >= carefulAfter && c.stored > minFlight && a.budget == 0 {
+		a.careful = now.Add(carefulFor)
+	}
 	if err := greeting(); err != nil {
 		c.detach(a, err)
 	}
@@ -273,7 +277,7 @@ func (c *core) uncarry(ch *chunk) {
 		a.inflight--
 		a.carrying -= ch.len()
 		ch.on = nil
-		if a.budget > 0 || a.c.open > 1 {
+		if a.budget > 0 || a.c.open > 1 || !a.careful.IsZero() {
 			a.wake() // it may have waited for that
 		}
 	}
@@ -464,9 +468,14 @@ func (a *attachment) left() uint64 {
 // quota is how many bytes of STREAM and DATAGRAM frames the carrier takes at once.
 func (a *attachment) quota() int {
 	left := a.flight() - a.carrying
+	if !a.careful.IsZero() && a.c.urgent.head != nil {
+		left = max(left, smallBuffer) // a page does not wait for a transfer's ACK
+	}
 	switch {
 	case left <= 0:
 		return 0
+	case !a.careful.IsZero():
+		return min(a.size, left)
 	case a.budget == 0:
 		return min(a.size, max(left, wire.MaxFrame))
 	}
@@ -480,10 +489,22 @@ func (a *attachment) flight() int {
 	switch {
 	case a.budget > 0:
 		return budgetFlight
+	case a.gropes():
+		return max(minFlight, int(1.5*a.delivered.soon()*(min(a.best, time.Second)+ackDelay).Seconds()))
 	case a.c.open < 2:
 		return math.MaxInt
 	}
 	return max(2*min(a.size, wire.MaxFrame), int(a.delivered.soon()*(a.best+3*ackDelay).Seconds()))
+}
+
+// gropes reports whether it is not known what the carrier takes: it came after a silence
+// into which transfers ran. What TCP or QUIC try at first then lies in a queue before the
+// pages that wait: 64 kB take two seconds at 256 kbit/s.
+func (a *attachment) gropes() bool {
+	if !a.careful.IsZero() && (a.delivered.soon() > fastRate || time.Now().After(a.careful)) {
+		a.careful = time.Time{}
+	}
+	return !a.careful.IsZero()
 }
 
 // paced sets the next batch's size after one took d to be written. What waits
@@ -1012,7 +1033,7 @@ func (a *attachment) heard(n int, now time.Time) {
 	if now.Sub(a.lullAt) > lullSpan {
 		a.lull, a.lullAt = a.lull/2, now
 	}
-	a.lastRecv = now
+	a.lastRecv, a.c.heardAt = now, now
 	a.down += uint64(n)
 	a.received.add(n, now)
 	a.suspect, a.untried, a.asked = false, false, time.Time{}

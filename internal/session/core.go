@@ -78,6 +78,11 @@ const (
 	// budgetFlight is how much may be unacknowledged on such a carrier: if it freezes
 	// too early no more is lost, and its peer's words came before.
 	budgetFlight = 6 << 10
+	// After a silence, of carefulAfter at least, a carrier starts with minFlight
+	// unacknowledged, for carefulFor or until it moves more than fastRate.
+	carefulAfter = 400 * time.Millisecond
+	minFlight    = 16 << 10
+	carefulFor   = 30 * time.Second
 	// minPiece is the least that a chunk is cut to.
 	minPiece = 256
 	// reserve is what stays of a budget for a last ACK and CARRIER (docs/PROTOCOL.md,
@@ -224,6 +229,7 @@ type core struct {
 	lazy         []*Stream // with an ACK that can wait
 	answers      map[uint64]uint64
 	announce     []wire.Frame // CARRIER frames
+	heardAt      time.Time    // when something came last, over whichever carrier
 	windowDue    bool
 	ackFlush     bool
 	ackAt        time.Time

@@ -430,7 +430,7 @@ func TestRuleSeven(t *testing.T) {
 		l3 := tt.NewLink(plain())
 		w.wg.Go(func() { ad.Attach(w.ctx, l3.Carrier(tt.Relay)) })
 		synctest.Wait()
-		if n := l3.Passed(tt.Client); n < 60<<10 {
+		if n := l3.Passed(tt.Client); n < 16<<10 { // what is put on it before its first ACK
 			t.Errorf("relay sent only %d bytes on a proven carrier", n)
 		}
 		if a, ad := w.server().Admit(h3, true); a.Status != wire.StatusBusy || ad != nil {
