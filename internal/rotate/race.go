@@ -388,6 +388,7 @@ func (k *Keeper) noteReached(a *attempt) {
 func (k *Keeper) living(now time.Time) {
 	if since, _ := k.cfg.Horizon.Outage(); !since.IsZero() {
 		k.log.Info("the network is back", "relay", k.relay(), "away", now.Sub(since).Round(time.Second))
+		k.report(Event{Kind: Back, Took: now.Sub(since)})
 	}
 	k.cfg.Horizon.alive(now)
 }
@@ -439,6 +440,7 @@ func (k *Keeper) noteFailed(ctx, dial context.Context, a *attempt, err error) {
 		k.living(now)
 	} else if k.cfg.Horizon.quiet(now) {
 		k.log.Warn("no internet: nothing answers, whatever way; waiting for the network to come back", "relay", k.relay())
+		k.report(Event{Kind: Outage})
 	}
 	alive := shown || k.cfg.Horizon.heardSince(a.start)
 	if !alive {
@@ -450,6 +452,9 @@ func (k *Keeper) noteFailed(ctx, dial context.Context, a *attempt, err error) {
 	}
 	if outage, _ := k.cfg.Horizon.Outage(); !outage.IsZero() {
 		level = slog.LevelDebug
+	}
+	if level == slog.LevelWarn {
+		k.report(Event{Kind: Blocked, Route: a.path.Route, Failure: e.Failure})
 	}
 	k.log.Log(context.Background(), level, "could not reach the relay", "relay", a.path.Route.Relay, "way", k.words(a.path.Route),
 		"failure", string(e.Failure), "stage", string(e.Stage))
@@ -492,6 +497,11 @@ func (k *Keeper) noteRefusal(a *attempt, err error, now time.Time) {
 		a.path.State, a.path.Since, a.path.Retry = Resting, now, k.hold
 	}
 	k.log.Warn("the relay refuses", "relay", a.path.Route.Relay, "err", err)
+	refusing := Event{Kind: Refusing, Route: a.path.Route}
+	if refusalOf(err) != nil {
+		refusing.Failure = a.path.Failure
+	}
+	k.report(refusing)
 	k.cancel(func(*attempt) bool { return true })
 	if refusal := refusalOf(err); refusal != nil {
 		k.refused, k.refusal = now, refusal
@@ -563,6 +573,7 @@ func (k *Keeper) noteEnd(a *attempt, lived time.Duration, err error) {
 	}
 	if k.budget.ended(h, froze, lived, now) {
 		k.log.Info("this network freezes each connection after a few packets; going on with many short ones", "relay", k.relay(), "bytes", k.budget.bytes)
+		k.report(Event{Kind: Freezing})
 	}
 	k.note(a.path)
 	way := k.words(a.path.Route)
@@ -577,6 +588,9 @@ func (k *Keeper) noteEnd(a *attempt, lived time.Duration, err error) {
 	}
 	if h != nil && h.budget > 0 {
 		level = slog.LevelDebug
+	}
+	if failure != "" && (h == nil || h.budget == 0) {
+		k.report(Event{Kind: Cut, Route: a.path.Route, Failure: failure, Took: lived})
 	}
 	k.log.Log(context.Background(), level, said, "relay", a.path.Route.Relay, "way", way, "failure", string(failure), "lived", lived.Round(time.Millisecond))
 }
@@ -607,6 +621,12 @@ func (k *Keeper) moved(v View, now time.Time) {
 		if c := &v.Carriers[i]; k.usable(c) && c.N >= newest {
 			k.told.to, newest = k.held[c.N].path.Route, c.N
 		}
+	}
+	switch took := now.Sub(k.need.since); {
+	case !k.connected:
+		k.report(Event{Kind: Connected, Route: k.told.to, Took: took})
+	case k.budget.bytes == 0:
+		k.report(Event{Kind: Moved, Route: k.told.to, Took: took})
 	}
 	k.connected = true
 }

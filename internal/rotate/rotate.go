@@ -114,7 +114,10 @@ type Config struct {
 	// routes that are detours; nil is never. It must take no keeper's lock:
 	// [Keeper.Passable] takes none.
 	Passable func() bool
-	Logger   *slog.Logger // nil discards
+	// Events, if not nil, is told what happens. It is called with the keeper's lock
+	// held: it must not block, nor call the keeper.
+	Events func(Event)
+	Logger *slog.Logger // nil discards
 }
 
 // Pace of the keeper.
@@ -134,6 +137,8 @@ const (
 	// 60) and than a web server keeps a connection (nginx: 75 s).
 	beatMin = 35 * time.Second
 	beatMax = 50 * time.Second
+	// warmth is for how long Warm asks for a carrier: a dial, and another one if that fails.
+	warmth = 5 * time.Second
 	// glance is how often a spare that took over from a silent carrier is looked at
 	// until something came over it.
 	glance = 50 * time.Millisecond
@@ -156,6 +161,7 @@ type Keeper struct {
 	budget    budget
 	after     []func()    // to do without the lock
 	passage   atomic.Bool // see Passable
+	warm      time.Time   // until when a carrier is wanted though nothing is to be sent
 	wanted    bool
 	healthy   bool      // now
 	down      uint64    // received on the carriers that live
@@ -309,13 +315,29 @@ func (k *Keeper) Roam() {
 	k.kick()
 }
 
+// Warm asks for a carrier for a few seconds, although nothing is to be sent yet.
+func (k *Keeper) Warm() {
+	k.mu.Lock()
+	k.warm = time.Now().Add(warmth)
+	k.mu.Unlock()
+	k.kick()
+}
+
 // step makes all decisions of a moment and returns when the next are due.
 func (k *Keeper) step(ctx context.Context, v View, outage, now time.Time) (wake time.Time) {
 	if k.outage && outage.IsZero() {
 		k.pardon(now)
 	}
 	k.outage = !outage.IsZero()
+	warm := now.Before(k.warm) && !v.Wanted
+	if warm {
+		v.Wanted = true
+		defer func() { wake = earlier(wake, k.warm) }()
+	}
 	k.observe(v, now)
+	if warm && k.failed.IsZero() {
+		k.passage.Store(true) // as if nobody wanted it
+	}
 	if k.roamed {
 		k.roamed, k.shaken = false, now
 		k.cancel(func(*attempt) bool { return true }) // they began on another link
@@ -414,7 +436,7 @@ func (k *Keeper) observe(v View, now time.Time) {
 	}
 	switch {
 	case !v.Wanted:
-		k.lost, k.need, k.told, k.connected, k.unproven = "", nil, nil, false, time.Time{}
+		k.unwanted()
 	case k.healthy && k.need != nil:
 		if k.connected {
 			k.afterMove(now)
@@ -424,7 +446,18 @@ func (k *Keeper) observe(v View, now time.Time) {
 		k.need = nil
 	case !k.healthy && k.need == nil:
 		k.need = newNeed(now)
+		if k.connected && k.budget.bytes == 0 {
+			k.report(Event{Kind: Seeking})
+		}
 	}
+}
+
+// unwanted forgets the need of a session that nobody wants to use.
+func (k *Keeper) unwanted() {
+	if k.need != nil && k.connected && k.budget.bytes == 0 {
+		k.report(Event{Kind: Ceased})
+	}
+	k.lost, k.need, k.told, k.connected, k.unproven = "", nil, nil, false, time.Time{}
 }
 
 // ending is until when the end of a carrier may still be judged; zero if there is

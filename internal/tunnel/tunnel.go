@@ -36,7 +36,9 @@ type Config struct {
 	Look func() *look.Look
 	// Place names the network that the client is on, as in mirror.DialerConfig; nil: it
 	// is told by the local address alone.
-	Place  func() string
+	Place func() string
+	// Events, if not nil, is told what happens; see rotate.Config for what it may do.
+	Events func(rotate.Event)
 	Logger *slog.Logger // nil discards
 }
 
@@ -130,7 +132,7 @@ func (r *Relays) start(label string, b *config.Bundle, e *config.RelayEntry) (*L
 	}
 	l.keeper = rotate.New(rotate.Config{
 		Routes: w.routes, Fallbacks: w.fallbacks, Dialer: w.dialer, Kinds: kinds,
-		Policy: r.cfg.Policy, Session: bridge.Session{Client: l.session}, Memory: known, Horizon: r.horizon, Logger: r.log,
+		Policy: r.cfg.Policy, Session: bridge.Session{Client: l.session}, Memory: known, Horizon: r.horizon, Events: r.cfg.Events, Logger: r.log,
 		Paces: r.paces, Shown: e.CoverName,
 		Passable: func() bool { return r.passable(label) },
 	})
@@ -298,6 +300,21 @@ func (r *Relays) Links() []*Link {
 	defer r.mu.Unlock()
 	return slices.Clone(r.links)
 }
+
+// Outage is since when nothing has answered, whatever way; zero if something does.
+func (r *Relays) Outage() (since time.Time) {
+	since, _ = r.horizon.Outage()
+	return since
+}
+
+// Warm asks for a carrier for a few seconds, although nothing is to be sent yet.
+func (l *Link) Warm() { l.keeper.Warm() }
+
+// Seeking is since when a carrier is wanted and none is healthy; zero if that is not so.
+func (l *Link) Seeking() time.Time { return l.keeper.Seeking() }
+
+// Healthy reports whether a carrier is in use that is not suspect.
+func (l *Link) Healthy() bool { return l.keeper.Healthy() }
 
 // Label is what status and logs call the relay.
 func (l *Link) Label() string { return l.label }
