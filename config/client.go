@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -31,6 +32,8 @@ type Client struct {
 	Password Secret
 	Policy   Policy
 	Look     Look
+	// Language is the tag of the language of the resident's page; empty is the browser's.
+	Language string
 	LogLevel slog.Level
 }
 
@@ -96,7 +99,7 @@ type clientFile struct {
 		Learn bool     `toml:"learn"`
 		Keys  []string `toml:"keys"`
 	} `toml:"look"`
-	Language later `toml:"language"` // of the dashboard
+	Language string `toml:"language"` // of the resident's page
 }
 
 // defaultClientFile holds the defaults of client.toml (DESIGN.md section 11).
@@ -132,12 +135,18 @@ func ParseClient(file string, data []byte) (Client, error) {
 		d.fault("rotation.policy", fmt.Sprintf("%q is no policy", p), `write policy = "auto", "single", "bond" or "budget"`)
 	}
 	d.look(&c.Look, f)
+	if c.Language = f.Language; !languageTag.MatchString(c.Language) {
+		d.fault("language", fmt.Sprintf("%.40q is no language", c.Language), `write language = "be", or leave it out for the browser's`)
+	}
 	c.LogLevel = d.level(f.Log.Level)
 	if err := d.err(); err != nil {
 		return Client{}, err
 	}
 	return c, nil
 }
+
+// languageTag is the form of a language tag (RFC 5646, section 2.1), or nothing.
+var languageTag = regexp.MustCompile(`^([A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3})?$`)
 
 // callers reads who may use the proxy.
 func (d *decoder) callers(c *Client, f *clientFile) {

@@ -66,6 +66,34 @@ func QRPNG(b *Bundle) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// QRSVG is a QR code of text as an SVG picture with its quiet zone, black on white, one
+// unit a module. Text of an invite is drawn in upper case, like all of its codes.
+func QRSVG(text string) (string, error) {
+	if strings.HasPrefix(text, TextPrefix) || strings.HasPrefix(text, FramePrefix) {
+		text = strings.ToUpper(text)
+	}
+	code, err := qr.Encode(text, qr.L)
+	if err != nil {
+		return "", fmt.Errorf("qr code: %w", err)
+	}
+	var b strings.Builder
+	side := code.Size + 2*quietZone
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" shape-rendering="crispEdges"><path fill="#fff" d="M0 0h%dv%dH0z"/><path d="`, side, side, side, side)
+	for y := range code.Size {
+		for x := 0; x < code.Size; x++ {
+			from := x
+			for code.Black(x, y) { // none is beyond the edge
+				x++
+			}
+			if x > from {
+				fmt.Fprintf(&b, "M%d %dh%dv1h-%dz", from+quietZone, y+quietZone, x-from, x-from)
+			}
+		}
+	}
+	b.WriteString(`"/></svg>`)
+	return b.String(), nil
+}
+
 // QRTerminal draws the invite's QR code in half-block characters, two modules
 // high; several codes one below the other. With colour each line sets black on
 // white, which every terminal that knows colours shows right. Without, the blocks

@@ -71,7 +71,7 @@ func TestFixturesSetEveryField(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := (Client{netip.MustParseAddrPort("[::1]:2080"), false, AllowUser, []string{"firefox", "/opt/telegram/Telegram"}, "anna", "over every border: 42", PolicySingle,
-		Look{"firefox", false, []ed25519.PublicKey{[]byte("0123456789abcdef0123456789ABCDEF")}}, slog.LevelDebug}); !reflect.DeepEqual(c, want) {
+		Look{"firefox", false, []ed25519.PublicKey{[]byte("0123456789abcdef0123456789ABCDEF")}}, "be", slog.LevelDebug}); !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, want %+v", c, want)
 	}
 	r, err := ParseRelay("relayd.toml", readFixture(t, "relayd.toml"))
@@ -116,7 +116,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Client{netip.MustParseAddrPort("127.0.0.1:1080"), false, AllowDefault, nil, "", "", PolicyAuto, Look{Use: "auto", Learn: true}, slog.LevelInfo}); !reflect.DeepEqual(c, want) {
+	if want := (Client{netip.MustParseAddrPort("127.0.0.1:1080"), false, AllowDefault, nil, "", "", PolicyAuto, Look{Use: "auto", Learn: true}, "", slog.LevelInfo}); !reflect.DeepEqual(c, want) {
 		t.Errorf("client: got %+v, want %+v", c, want)
 	}
 	r, err := ParseRelay("relayd.toml", []byte("[relay]\naddress = \"198.51.100.7:443\"\ncover = \"www.example.org:443\"\n"))

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"busel/config"
 )
@@ -22,7 +23,54 @@ const maxInvites = 256
 // Invite is an invite that the client holds.
 type Invite struct {
 	Label  string // "r1"; stable for as long as it is held
+	Name   string // the resident's own for it; may be empty
 	Bundle *config.Bundle
+}
+
+// MaxName is the longest name that a resident may give an invite, in bytes.
+const MaxName = 200
+
+// ErrName means that a text cannot be an invite's name.
+var ErrName = errors.New("not a name")
+
+// namePrefix begins the line of an invite's file that has its name, the last one.
+const namePrefix = "# "
+
+// file is the invite's file.
+func (v *Invite) file() []byte {
+	text := v.Bundle.Text() + "\n"
+	if v.Name != "" {
+		text += namePrefix + v.Name + "\n"
+	}
+	return []byte(text)
+}
+
+// parseInvite reads an invite's file.
+func parseInvite(text string) (name string, b *config.Bundle, err error) {
+	text = strings.TrimRight(text, "\n")
+	if at := strings.LastIndexByte(text, '\n'); at >= 0 && strings.HasPrefix(text[at+1:], namePrefix) {
+		text, name = text[:at], text[at+1+len(namePrefix):]
+	}
+	b, err = config.ParseText(text)
+	return name, b, err
+}
+
+// Rename gives the invite of that label the resident's own name; an empty one takes it
+// away. The error wraps [ErrName] or [ErrNotFound].
+func (d *Dir) Rename(label, name string) error {
+	name = strings.TrimSpace(name)
+	if len(name) > MaxName || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return fmt.Errorf("%w: one line of at most %d bytes is", ErrName, MaxName)
+	}
+	return d.change(func() error {
+		held, fault := d.Invites()
+		at := slices.IndexFunc(held, func(v Invite) bool { return v.Label == label })
+		if at < 0 {
+			return errors.Join(fmt.Errorf("relay %q %w", label, ErrNotFound), fault)
+		}
+		held[at].Name = name
+		return d.put(invitesDir+"/"+label, held[at].file())
+	})
 }
 
 // RelayLabel is the label of the i-th relay of the bundle, from 0: "r1", then
@@ -45,27 +93,27 @@ func (d *Dir) Invites() ([]Invite, error) {
 	var held []Invite
 	var faults []error
 	for _, label := range labels {
-		b, err := d.invite(label)
+		v, err := d.invite(label)
 		if err != nil {
 			faults = append(faults, err)
 			continue
 		}
-		held = append(held, Invite{Label: label, Bundle: b})
+		held = append(held, v)
 	}
 	return held, errors.Join(faults...)
 }
 
-func (d *Dir) invite(label string) (*config.Bundle, error) {
-	name := invitesDir + "/" + label
-	text, err := d.ReadSecret(name)
+func (d *Dir) invite(label string) (Invite, error) {
+	file := invitesDir + "/" + label
+	text, err := d.ReadSecret(file)
 	if err != nil {
-		return nil, err
+		return Invite{}, err
 	}
-	b, err := config.ParseText(string(text))
+	name, b, err := parseInvite(string(text))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", d.join(name), err)
+		return Invite{}, fmt.Errorf("%s: %w", d.join(file), err)
 	}
-	return b, nil
+	return Invite{Label: label, Name: name, Bundle: b}, nil
 }
 
 // labels lists the invites' labels in ascending order.
@@ -130,12 +178,12 @@ func (d *Dir) Add(b *config.Bundle) (v Invite, change config.Change, err error) 
 			}
 			v = Invite{Label: label(n + 1), Bundle: b}
 		case config.Replaced:
-			v = Invite{Label: held[at].Label, Bundle: b}
+			v = Invite{Label: held[at].Label, Name: held[at].Name, Bundle: b}
 		default:
 			v = held[at]
 			return nil
 		}
-		return d.put(invitesDir+"/"+v.Label, []byte(b.Text()+"\n"))
+		return d.put(invitesDir+"/"+v.Label, v.file())
 	})
 	if err != nil {
 		return Invite{}, 0, err
@@ -144,12 +192,13 @@ func (d *Dir) Add(b *config.Bundle) (v Invite, change config.Change, err error) 
 }
 
 // Find returns the invite that name means: its label, the label of one of its
-// relays, or a relay's own name in any case if only one invite has it. The
+// relays, or, in any case and if only one invite has it, the resident's name for it or a
+// relay's own. The
 // error wraps [ErrNotFound].
 func Find(held []Invite, name string) (Invite, error) {
 	var matches []Invite
 	for _, v := range held {
-		named := false
+		named := v.Name != "" && strings.EqualFold(v.Name, name)
 		for i, r := range v.Bundle.Relays {
 			if v.RelayLabel(i) == name {
 				return v, nil

@@ -20,7 +20,8 @@
 //	client.toml     settings, optional
 //	port            the port that was drawn, if client.toml asks for that
 //	keys.age        the keys of what is below, under the passphrase; if there is one
-//	invites/r1      one invite in text form; the file's name is its label
+//	invites/r1      one invite in text form; the file's name is its label. A second
+//	                line "# NAME" is the resident's name for it
 //	salt            32 random bytes, under which networks and routes are hashed
 //	memory          what worked on which network, see internal/memory; it may be
 //	                deleted at any time

@@ -559,3 +559,41 @@ func TestCover(t *testing.T) {
 		}
 	}
 }
+
+// The resident's name for an invite is kept with it, and outlives a newer one.
+func TestRename(t *testing.T) {
+	d := open(t)
+	v, _, err := d.Add(bundle(t, 1, 1, "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"two\nlines", "\x1b[31m", strings.Repeat("a", MaxName+1)} {
+		if err := d.Rename(v.Label, bad); !errors.Is(err, ErrName) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	if err := d.Rename("r9", "nobody"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("an invite that is not held: %v", err)
+	}
+	named := func(want string) {
+		t.Helper()
+		held, err := d.Invites()
+		if err != nil || len(held) != 1 || held[0].Name != want {
+			t.Errorf("held %+v, %v; want the name %q", held, err, want)
+		}
+	}
+	for _, name := range []string{"Anna’s relay", "# busel:AEBA", "Ганна", "", "  with space "} {
+		if err := d.Rename(v.Label, name); err != nil {
+			t.Fatal(err)
+		}
+		named(strings.TrimSpace(name))
+	}
+	if _, change, err := d.Add(bundle(t, 1, 2, "a")); err != nil || change != config.Replaced {
+		t.Fatalf("change %v, %v", change, err)
+	}
+	named("with space")
+	held, _ := d.Invites()
+	if found, err := Find(held, "WITH space"); err != nil || found.Label != v.Label {
+		t.Errorf("found %+v, %v", found, err)
+	}
+}
