@@ -1,7 +1,9 @@
 // Command client is the resident's part of Busel: a proxy on localhost:1080 for
 // browsers and messengers that reaches the open internet through a relay.
 //
-//	client run    [-dir DIR] [-listen ADDR]        start the proxy
+//	client                                         start the proxy and open its page
+//	client run    [-dir DIR] [-listen ADDR] [-open]   start the proxy
+//	client page   [-dir DIR] [-no-open]            open the running client's page
 //	client add    [-dir DIR] INVITE | PICTURE | -  take an invite, as text or QR code
 //	client list   [-dir DIR] [-json]               relays that we hold
 //	client status [-dir DIR] [-json]               what the running client sees
@@ -35,8 +37,9 @@ func program() *cli.Program {
 	return &cli.Program{
 		Name:    "client",
 		Summary: "client opens a proxy on this computer that reaches the open internet through a relay.",
+		Alone:   []string{"run", "-open"},
 		Commands: []cli.Command{
-			runCommand(), addCommand(), listCommand(), statusCommand(), shareCommand(),
+			runCommand(), pageCommand(), addCommand(), listCommand(), statusCommand(), shareCommand(),
 			cli.NotYet("doctor", "what is blocked, how, and what to do"),
 			removeCommand(), lookCommand(), passphraseCommand(), unlockCommand(), wipeCommand(),
 		},
@@ -75,4 +78,5 @@ func tell(ctx context.Context, dir *state.Dir) (running bool, err error) {
 const (
 	opStatus = "status" // answers a front.Status
 	opReload = "reload" // the invites in the directory changed
+	opPage   = "page"   // answers a link to the page, a string
 )

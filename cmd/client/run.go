@@ -8,12 +8,14 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"sync/atomic"
 
 	"busel/config"
 	"busel/internal/cli"
 	"busel/internal/control"
 	"busel/internal/front"
 	"busel/internal/looks"
+	"busel/internal/page"
 	"busel/internal/rotate"
 	"busel/internal/state"
 	"busel/internal/tunnel"
@@ -25,11 +27,13 @@ func runCommand() cli.Command {
 		Name: "run", Summary: "start the proxy",
 		Help: `
 Starts the proxy for browsers and messengers, SOCKS5 and HTTP on one port, until
-it is interrupted, and prints the address of its status page. Programs that use
-the proxy reach everything through a relay; nothing ever goes around it.`,
+it is interrupted or ended on its page. Programs that use the proxy reach everything
+through a relay; nothing ever goes around it. client without a command, as by a double
+click, is client run -open.`,
 		Flags: func(flags *flag.FlagSet) cli.Action {
 			path := dirFlag(flags)
 			listen := flags.String("listen", "", "`address` of the proxy, random for a port that is drawn once, or auto for a free one each time (default 127.0.0.1:1080)")
+			open := flags.Bool("open", false, "open its page in the browser; if a client runs already, that one's")
 			return func(ctx context.Context, std cli.Std, args []string) error {
 				if err := cli.NoArgs(args); err != nil {
 					return err
@@ -49,11 +53,14 @@ the proxy reach everything through a relay; nothing ever goes around it.`,
 					}
 				}
 				release, err := dir.Lock()
+				if *open && errors.Is(err, state.ErrLocked) {
+					return showPage(ctx, std, dir, true)
+				}
 				if err != nil {
 					return cli.Hint(err, "`client status` shows what it does; to run a second one, give it a -dir and -listen of its own")
 				}
 				defer release()
-				return run(ctx, std, dir, set)
+				return run(ctx, std, dir, set, *open)
 			}
 		},
 	}
@@ -73,7 +80,7 @@ func settings(dir *state.Dir) (config.Client, error) {
 	return set, err
 }
 
-func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) error {
+func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client, open bool) error {
 	log := std.Logger(set.LogLevel)
 	if err := cli.Harden(); err != nil {
 		log.Warn("other programs of this user may be able to read the client's memory", "err", err)
@@ -84,6 +91,8 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 	}
 	defer who.close()
 	ctx, cancel := context.WithCancel(ctx)
+	var history page.History
+	history.Note(page.Entry{Kind: page.Started})
 	// What is kept in the directory, once that is unlocked.
 	var around *surroundings
 	var worn *looks.Looks
@@ -92,14 +101,19 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 		Memory: func(relay [32]byte) rotate.Memory { return around.of(relay) },
 		Look:   func() *look.Look { return worn.Worn() },
 		Place:  func() string { return around.place() },
+		Events: func(e rotate.Event) { note(&history, e) },
 	})
+	share := &sharing{ctx: ctx, dir: dir.Path(), log: log}
+	defer share.wg.Wait()
 	defer rel.Wait()
 	defer cancel()
+	var known atomic.Pointer[[]state.Invite]
 	load := func() {
 		held, fault := dir.Invites()
 		if fault != nil {
 			log.Warn("an invite cannot be read", "err", fault)
 		}
+		known.Store(&held)
 		rel.Sync(held)
 	}
 	vault := newVault(dir, func() (err error) {
@@ -136,9 +150,15 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 			return err
 		}
 	}
+	pages, err := page.New(page.Config{Client: &resident{
+		dir: dir, vault: vault, relays: rel, known: &known, history: &history, status: status, load: load, quit: cancel, sharing: share, set: set,
+	}, History: &history, Logger: log})
+	if err != nil {
+		return err
+	}
 	local, err = front.New(front.Config{
 		Listen: set.Listen.String(), User: set.User, Password: string(set.Password),
-		Opener: gate{rel, vault}, Admit: who.admit(), AdmitUDP: who.admitUDP(), Gone: who.gone(), Overhear: overhear, Status: status, Logger: log,
+		Opener: gate{rel, vault}, Admit: who.admit(), AdmitUDP: who.admitUDP(), Gone: who.gone(), Overhear: overhear, Pages: pages, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -163,6 +183,8 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 				load()
 			}
 			return nil, nil
+		case opPage:
+			return local.URL(), nil
 		case opWipe:
 			return control.Then{Do: vault.Wipe}, nil
 		}
@@ -171,13 +193,17 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 		}
 		return nil, fmt.Errorf("unknown request %q", r.Op)
 	}}
-	fmt.Fprintf(std.Out, "The proxy for SOCKS5 and HTTP is on %s\nStatus page: %s\nAutomatic configuration for browsers: %s\n",
-		local.Addr(), local.URL(), local.PACURL())
+	fmt.Fprintf(std.Out, "The proxy for SOCKS5 and HTTP is on %s\nAutomatic configuration for browsers: %s\n", local.Addr(), local.PACURL())
 	switch {
 	case vault.Locked():
 		fmt.Fprintln(std.Out, "It is locked. Give your passphrase on its page or with: client unlock")
 	case len(rel.Links()) == 0:
-		fmt.Fprintln(std.Out, "There is no relay yet. Take an invite with: client add INVITE")
+		fmt.Fprintln(std.Out, "There is no relay yet. Add an invite on the page, or with: client add INVITE")
+	}
+	greet := func(ctx context.Context) error {
+		sayPage(ctx, std, local.URL, open)
+		<-ctx.Done()
+		return context.Cause(ctx)
 	}
 	unlocked := func(ctx context.Context) error {
 		select {
@@ -186,10 +212,12 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client) er
 		case <-vault.opened:
 		}
 		return cli.RunAll(ctx, around.watcher.Run, around.memory.Run, worn.Run,
-			func(ctx context.Context) error { return around.watch(ctx, rel.Roam) },
+			func(ctx context.Context) error {
+				return around.watch(ctx, func() { history.Note(page.Entry{Kind: page.NewNetwork}); rel.Roam() })
+			},
 		)
 	}
-	err = cli.RunAll(ctx, local.Run, unlocked,
+	err = cli.RunAll(ctx, local.Run, greet, unlocked,
 		func(ctx context.Context) error { return ctl.Serve(ctx, dir.Socket(), nil) },
 		func(ctx context.Context) error { return cli.ReleaseWhenIdle(ctx, moved) },
 	)

@@ -7,6 +7,7 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"flag"
@@ -52,8 +53,11 @@ type Command struct {
 
 // Program is a set of commands.
 type Program struct {
-	Name     string
-	Summary  string
+	Name    string
+	Summary string
+	// Alone is what the program does without arguments, as by a double click; nil: it
+	// shows its help.
+	Alone    []string
 	Commands []Command
 }
 
@@ -91,6 +95,15 @@ func Hint(err error, hint string) error {
 
 // Main runs the command that args name and returns the exit status.
 func (p *Program) Main(ctx context.Context, args []string, std Std) int {
+	if len(args) == 0 && p.Alone != nil {
+		status := p.Main(ctx, p.Alone, std)
+		if status != Done && std.ErrTerminal && runtime.GOOS == "windows" {
+			// The window of a double click closes with the program.
+			fmt.Fprintln(std.Err, "Press Enter to close this window.")
+			_, _ = bufio.NewReader(std.In).ReadString('\n')
+		}
+		return status
+	}
 	if len(args) == 0 {
 		p.help(std.Err)
 		return WrongUsage

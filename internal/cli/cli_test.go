@@ -74,6 +74,22 @@ func TestMainStatuses(t *testing.T) {
 	}
 }
 
+// What a program does alone is what a double click does.
+func TestAlone(t *testing.T) {
+	p := program()
+	p.Alone = []string{"go", "rome"}
+	var out bytes.Buffer
+	none := func(string) (string, bool) { return "", false }
+	if status := p.Main(t.Context(), nil, Std{In: strings.NewReader(""), Out: &out, Err: &out, LookupEnv: none}); status != Done || out.String() != "rome by foot\n" {
+		t.Errorf("status %d, %q", status, &out)
+	}
+	out.Reset()
+	p.Alone = []string{"go", "moon"}
+	if status := p.Main(t.Context(), nil, Std{In: strings.NewReader(""), Out: &out, Err: &out, LookupEnv: none}); status != Failed || !strings.Contains(out.String(), "too far") {
+		t.Errorf("status %d, %q", status, &out)
+	}
+}
+
 func TestSize(t *testing.T) {
 	for n, want := range map[uint64]string{
 		0: "0 B", 999: "999 B", 1000: "1.0 kB", 12_345: "12.3 kB", 999_949: "999.9 kB", 999_950: "1.0 MB",

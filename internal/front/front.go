@@ -6,8 +6,9 @@
 // everything else is done here, UDP ASSOCIATE too. 0x04 is SOCKS4 or 4a, CONNECT
 // only. A letter begins an HTTP request: CONNECT opens a tunnel, a request with an
 // absolute URL is forwarded, and a request for the port's own address gets the
-// status page or, at /proxy.pac, the automatic configuration of browsers. Whatever an application asks for, it gets through the one
-// [flow.Opener] of [Config], names unresolved; nothing ever goes direct.
+// resident's pages or, at /proxy.pac, the automatic configuration of browsers.
+// Whatever an application asks for, it gets through the one [flow.Opener] of
+// [Config], names unresolved; nothing ever goes direct.
 //
 // Answers are true: an application hears "connected" when the destination was
 // reached, with one exception that docs/adr/0002-optimistic-replies.md gives
@@ -16,8 +17,8 @@
 //
 // Every program on the machine can reach the port, and so can every web page in
 // the resident's browser. Therefore time, memory and the number of connections
-// are bounded, and the status page, which would betray the relays, wants a
-// secret that is new in every run, the right Host, and no foreign Origin. A user
+// are bounded, and the resident's pages, which would betray the relays, want secrets
+// that are new in every run, the right Host, and no foreign Origin. A user
 // and password may be demanded of programs (RFC 1929, RFC 7617).
 //
 // A program that may not use the proxy ([Config.Admit]) gets an RST before a byte of it
@@ -26,12 +27,12 @@ package front
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"sync"
@@ -39,6 +40,7 @@ import (
 	"time"
 
 	"busel/internal/flow"
+	"busel/internal/words"
 )
 
 // Defaults of [Config].
@@ -90,8 +92,10 @@ type Config struct {
 	// at the other end of the connection says first; nil is nobody. The listener gets copies of the first bytes, in their
 	// order, until it fails to take some, and is then closed; it must not block.
 	Overhear func(*net.TCPConn) io.WriteCloser
-	// Status is called for every view of the status page. nil: an empty status.
-	Status         func() Status
+	// Pages serves the resident's pages, behind the guards of this package; it is given
+	// no other request than the resident's own. Paths below /api/ want the page's key, see
+	// [KeyHeader]; all others have to be such that a stranger may read them. nil: no page.
+	Pages          http.Handler
 	Logger         *slog.Logger  // nil: silence
 	ConnectTimeout time.Duration // 0: DefaultConnectTimeout
 	MaxConns       int           // 0: DefaultMaxConns
@@ -105,12 +109,13 @@ type Front struct {
 	admitsUDP      func(here, from netip.AddrPort) bool
 	gone           func(*net.TCPConn) bool // nil: nobody knows
 	overhear       func(*net.TCPConn) io.WriteCloser
-	status         func() Status
+	pages          http.Handler
+	languages      []*words.Catalogue
 	log            *slog.Logger
 	listen         netip.AddrPort
 	connectTimeout time.Duration
 	maxConns       int
-	secret         string
+	door           *door
 	password       *password // nil: none is demanded
 	reached        *reached
 	associations   chan struct{} // one element for each that is open
@@ -147,18 +152,23 @@ func New(c Config) (*Front, error) {
 	if err != nil {
 		return nil, err
 	}
+	languages, err := words.All()
+	if err != nil {
+		return nil, err
+	}
 	f := &Front{
 		opener:         c.Opener,
 		admits:         c.Admit,
 		admitsUDP:      c.AdmitUDP,
 		gone:           c.Gone,
 		overhear:       c.Overhear,
-		status:         c.Status,
+		pages:          c.Pages,
+		languages:      languages,
 		log:            c.Logger,
 		listen:         listen,
 		connectTimeout: c.ConnectTimeout,
 		maxConns:       c.MaxConns,
-		secret:         rand.Text(),
+		door:           newDoor(),
 		password:       password,
 		reached:        newReached(),
 		associations:   make(chan struct{}, maxAssociations),
@@ -173,8 +183,8 @@ func New(c Config) (*Front, error) {
 	if f.admitsUDP == nil {
 		f.admitsUDP = func(_, _ netip.AddrPort) bool { return true }
 	}
-	if f.status == nil {
-		f.status = func() Status { return Status{} }
+	if f.pages == nil {
+		f.pages = http.NotFoundHandler()
 	}
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)
@@ -245,9 +255,10 @@ func (f *Front) Listen(ctx context.Context) error {
 // Addr is where the proxy listens. It is valid after Listen.
 func (f *Front) Addr() netip.AddrPort { return f.addr }
 
-// URL is the address of the status page with the secret of this run. It is for
-// the resident's eyes: whoever has it sees the relays. It is valid after Listen.
-func (f *Front) URL() string { return "http://" + f.addr.String() + "/?key=" + f.secret }
+// URL is a link to the resident's page that can be opened once, within an hour. It is
+// for the resident's eyes: whoever opens it sees the relays. At most 16 links wait to
+// be opened. It is valid after Listen.
+func (f *Front) URL() string { return "http://" + f.addr.String() + "/?key=" + f.door.ticket() }
 
 // Run serves until ctx ends, then closes the port and every connection, and
 // returns when all of them have ended. The result is nil if ctx ended it.

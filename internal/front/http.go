@@ -35,7 +35,7 @@ func (f *Front) newServer(ctx context.Context, transport http.RoundTripper) *htt
 			}
 			switch {
 			case (r.Method == http.MethodConnect || r.URL.IsAbs()) && !f.mayProxy(r):
-				demandPassword(w, r)
+				f.demandPassword(w, r)
 			case r.Method == http.MethodConnect:
 				f.serveConnect(ctx, w, r)
 			case r.URL.IsAbs():
@@ -62,7 +62,7 @@ func (f *Front) newServer(ctx context.Context, transport http.RoundTripper) *htt
 func (f *Front) serveConnect(ctx context.Context, w http.ResponseWriter, r *http.Request) {
 	dst, err := flow.SplitHostPort(r.RequestURI)
 	if err != nil {
-		refusal{http.StatusBadRequest, "The request does not name a host and port: the program must ask for HOST:PORT."}.serve(w, r)
+		refusal{http.StatusBadRequest, "refusal.connect", ""}.serve(w, f.readerOf(r))
 		return
 	}
 	hijacked, buffered, err := http.NewResponseController(w).Hijack()
@@ -82,12 +82,12 @@ func (f *Front) serveConnect(ctx context.Context, w http.ResponseWriter, r *http
 		_, _ = io.ReadFull(buffered, early) // from memory
 		c.first = early
 	}
-	accept := r.Header.Get("Accept")
+	to := f.readerOf(r)
 	f.wg.Go(func() { // the handler's own count keeps Wait from returning before
 		defer c.Close()
 		f.tunnel(ctx, c, dst, func(err error) error {
 			if err != nil {
-				return refusalFor(dst.Host(), err).write(c, accept)
+				return refusalFor(dst.Host(), err).write(c, to)
 			}
 			_, err = io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n")
 			return err
@@ -98,16 +98,16 @@ func (f *Front) serveConnect(ctx context.Context, w http.ResponseWriter, r *http
 // serveForward forwards a request with an absolute URL (RFC 9112, section 3.2.2).
 func (f *Front) serveForward(w http.ResponseWriter, r *http.Request, forward http.Handler) {
 	if r.URL.Scheme != "http" {
-		refusal{http.StatusBadRequest, "The proxy forwards http:// addresses only: for others the program must use CONNECT or SOCKS5."}.serve(w, r)
+		refusal{http.StatusBadRequest, "refusal.scheme", ""}.serve(w, f.readerOf(r))
 		return
 	}
 	dst, err := destinationOf(r.URL.Host)
 	if err != nil {
-		refusal{http.StatusBadRequest, "The address in the request has no valid host: check its spelling."}.serve(w, r)
+		refusal{http.StatusBadRequest, "refusal.host", ""}.serve(w, f.readerOf(r))
 		return
 	}
 	if f.isOwn(dst) {
-		refusalFor(dst.Host(), errOwnAddress).serve(w, r)
+		refusalFor(dst.Host(), errOwnAddress).serve(w, f.readerOf(r))
 		return
 	}
 	// Bodies stream both ways at once. On HTTP/1 this cannot fail.
@@ -154,9 +154,9 @@ func (f *Front) newForwarder(transport http.RoundTripper) *httputil.ReverseProxy
 			host := r.URL.Hostname()
 			why := refusalFor(host, err)
 			if _, opening := errors.AsType[*openingError](err); !opening {
-				why = refusal{http.StatusBadGateway, host + " broke the connection off or answered with something else than HTTP: try again later."}
+				why = refusal{http.StatusBadGateway, "refusal.broke", host}
 			}
-			why.serve(w, r)
+			why.serve(w, f.readerOf(r))
 		},
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"runtime"
@@ -516,9 +517,9 @@ func FuzzHTTP(f *testing.F) {
 	}
 	rec := &recorder{}
 	logged := &panics{Handler: slog.DiscardHandler}
-	proxy := run(f, Config{Opener: rec, Logger: slog.New(logged), Status: func() Status {
-		return Status{Network: "must stay secret"}
-	}}, nil)
+	proxy := run(f, Config{Opener: rec, Logger: slog.New(logged), Pages: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "must stay secret")
+	})}, nil)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) == 0 || len(b) > 4096 || b[0] == 4 || b[0] == 5 {
 			return

@@ -13,7 +13,7 @@ import (
 // password; it names this proxy and nothing else; it opens nothing but itself.
 func TestPAC(t *testing.T) {
 	for _, c := range []front.Config{{}, {User: "u", Password: "p"}, {Listen: "[::1]:0"}} {
-		c.Status = func() front.Status { return fullStatus }
+		c.Pages = residents()
 		f := start(t, c)
 		if want := "http://" + f.Addr().String() + "/proxy.pac"; f.PACURL() != want {
 			t.Errorf("URL %q, want %q", f.PACURL(), want)

@@ -1,77 +1,91 @@
 package front
 
 import (
-	"crypto/sha256"
+	"crypto/rand"
 	"crypto/subtle"
-	_ "embed" // for the page
-	"encoding/base64"
-	"encoding/json"
-	"fmt"
-	"html/template"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
-//go:embed page.html
-var pageText string
+// KeyHeader is the header in which the page says its key with every request for a path
+// below /api/.
+const KeyHeader = "X-Page-Key"
 
-//go:embed page.css
-var pageStyle string
+const (
+	// maxTickets bounds those that nobody has used; a new one takes the place of the
+	// oldest.
+	maxTickets = 16
+	// ticketLife is how long a link works that nobody has opened: a resident who starts
+	// the client may look for a browser first.
+	ticketLife = time.Hour
+)
 
-var page = template.Must(template.New("page").Funcs(template.FuncMap{
-	"bytes":   bytesText,
-	"seconds": secondsText,
-	"when":    func(t time.Time) string { return t.Local().Format("2 Jan 15:04") },
-}).Parse(pageText))
+// door lets the resident's own browser in, and nobody else.
+//
+// A link has a ticket, which is good once: the command line of a browser and a
+// terminal may be read by others later. For it the browser gets a cookie, and the key
+// in the fragment of the address that it is led to. The cookie alone is not enough,
+// since a browser shows it to whatever listens on another port of this host; the key
+// is kept by the page's origin, to which the port belongs, and says besides that a
+// request is the page's own.
+type door struct {
+	cookie, key string
 
-// pageRefresh is how often the browser loads the page again. There is no script
-// that could do it.
-const pageRefresh = 5 * time.Second
-
-// pageView is what page.html shows.
-type pageView struct {
-	Status
-	Style   template.CSS
-	Say     string
-	PAC     string
-	Refresh int
+	mu      sync.Mutex
+	tickets []ticket // the oldest first
 }
 
-// newOwnPages serves the status page and its JSON to whoever proves to be the
-// resident. A stranger learns that something listens here, and nothing of
-// relays.
-func (f *Front) newOwnPages() http.Handler {
-	hash := sha256.Sum256([]byte(pageStyle))
-	policy := "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) +
-		"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+type ticket struct {
+	text string
+	made time.Time
+}
 
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		s := f.status()
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		view := pageView{s, template.CSS(pageStyle), sentence(s), f.PACURL(), int(pageRefresh / time.Second)}
-		if err := page.Execute(w, view); err != nil {
-			f.log.Debug("status page not delivered", "cause", cause(err))
+func newDoor() *door { return &door{cookie: rand.Text(), key: rand.Text()} }
+
+// ticket makes one.
+func (d *door) ticket() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	t := ticket{rand.Text(), time.Now()}
+	d.tickets = append(d.tickets, t)
+	if extra := len(d.tickets) - maxTickets; extra > 0 {
+		d.tickets = d.tickets[extra:]
+	}
+	return t.text
+}
+
+// take reports whether text is a ticket that nobody has used, and uses it.
+func (d *door) take(text string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	found := -1
+	for i, t := range d.tickets { // all of them, whichever it is
+		if same(text, t.text) && time.Since(t.made) < ticketLife {
+			found = i
 		}
-	})
-	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, r *http.Request) {
-		body, err := json.Marshal(f.status())
-		if err != nil {
-			http.Error(w, "the status cannot be written", http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(append(body, '\n')) // the client may have gone
-	})
-	guarded := http.NewCrossOriginProtection().Handler(mux)
+	}
+	if found < 0 {
+		return false
+	}
+	d.tickets = append(d.tickets[:found:found], d.tickets[found+1:]...)
+	return true
+}
+
+func same(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
+
+// newOwnPages serves the resident's pages to whoever proves to be the resident. A
+// stranger learns that something listens here, and nothing of relays.
+func (f *Front) newOwnPages() http.Handler {
+	guarded := http.NewCrossOriginProtection().Handler(f.pages)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("Content-Security-Policy", policy)
+		h.Set("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 		h.Set("Cache-Control", "no-store")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("X-Content-Type-Options", "nosniff")
@@ -84,24 +98,29 @@ func (f *Front) newOwnPages() http.Handler {
 			forbid(w)
 			return
 		}
-		key, given := r.URL.Query()["key"]
-		if given && r.URL.Path == "/" && r.Method == http.MethodGet {
-			if !f.isSecret(key[0]) {
+		cookie, err := r.Cookie(f.cookieName())
+		known := err == nil && same(cookie.Value, f.door.cookie)
+		if key, given := r.URL.Query()["key"]; given && r.URL.Path == "/" && r.Method == http.MethodGet {
+			if !f.door.take(key[0]) {
+				if known { // opened again, from the browser's history perhaps
+					http.Redirect(w, r, "/", http.StatusSeeOther)
+					return
+				}
 				forbid(w)
 				return
 			}
 			http.SetCookie(w, &http.Cookie{
 				Name:     f.cookieName(),
-				Value:    f.secret,
+				Value:    f.door.cookie,
 				Path:     "/",
 				HttpOnly: true,
 				SameSite: http.SameSiteStrictMode,
 			})
-			// The secret must not stay in the address bar and the history.
-			http.Redirect(w, r, "/", http.StatusSeeOther)
+			// The ticket must not stay in the address bar, and a fragment is sent to nobody.
+			http.Redirect(w, r, "/#"+f.door.key, http.StatusSeeOther)
 			return
 		}
-		if cookie, err := r.Cookie(f.cookieName()); err != nil || !f.isSecret(cookie.Value) {
+		if !known || strings.HasPrefix(r.URL.Path, "/api/") && !same(r.Header.Get(KeyHeader), f.door.key) {
 			forbid(w)
 			return
 		}
@@ -111,10 +130,6 @@ func (f *Front) newOwnPages() http.Handler {
 
 func forbid(w http.ResponseWriter) {
 	http.Error(w, "Forbidden: open the link that the program printed at its start.", http.StatusForbidden)
-}
-
-func (f *Front) isSecret(s string) bool {
-	return subtle.ConstantTimeCompare([]byte(s), []byte(f.secret)) == 1
 }
 
 // cookieName carries the port, because a browser gives all ports of a host the
@@ -158,58 +173,4 @@ func foreign(r *http.Request) bool {
 	}
 	u, err := url.Parse(origin)
 	return err != nil || u.Scheme != "http" || u.Host != r.Host
-}
-
-// sentence is the state in one sentence.
-func sentence(s Status) string {
-	for _, want := range []State{Active, Suspect, Spare} {
-		for _, c := range s.Carriers {
-			if c.State != want {
-				continue
-			}
-			if want == Suspect {
-				return fmt.Sprintf("Connected through %s by %s, but the connection is faltering; another one is being looked for.", c.Relay, c.Transport)
-			}
-			return fmt.Sprintf("Connected through %s by %s.", c.Relay, c.Transport)
-		}
-	}
-	switch {
-	case s.Online:
-		return "Connected."
-	case len(s.Paths) == 0:
-		return "There is no relay yet: add an invite with “client add”."
-	}
-	if text := s.Refused(); text != "" {
-		return strings.ToUpper(text[:1]) + text[1:] + "."
-	}
-	if s.AtRest() {
-		return "At rest: the client connects as soon as a program asks for something."
-	}
-	return "No relay can be reached right now. The client keeps trying by itself; check that this device is online."
-}
-
-// bytesText writes a number of bytes for people: "12.3 MB".
-func bytesText(n uint64) string {
-	if n < 1000 {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n), 0
-	for value >= 999.95 && unit < 6 {
-		value /= 1000
-		unit++
-	}
-	return fmt.Sprintf("%.1f %cB", value, " kMGTPE"[unit])
-}
-
-// secondsText writes a time span for people: "2 h 5 min".
-func secondsText(n int64) string {
-	switch {
-	case n < 60:
-		return fmt.Sprintf("%d s", n)
-	case n < 3600:
-		return fmt.Sprintf("%d min", n/60)
-	case n < 24*3600:
-		return fmt.Sprintf("%d h %d min", n/3600, n%3600/60)
-	}
-	return fmt.Sprintf("%d d %d h", n/(24*3600), n%(24*3600)/3600)
 }

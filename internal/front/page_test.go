@@ -2,16 +2,11 @@ package front_test
 
 import (
 	"bufio"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -74,171 +69,155 @@ func ask(t *testing.T, f *front.Front, method, target string, headers ...string)
 	return res, string(body)
 }
 
-func TestStatusPage(t *testing.T) {
-	f := start(t, front.Config{Status: func() front.Status { return fullStatus }})
-	host := "Host: " + f.Addr().String()
-	localhost := fmt.Sprintf("Host: localhost:%d", f.Addr().Port())
+// residents is what a test shows behind the guards.
+func residents() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Security-Policy", "default-src 'self'")
+		fmt.Fprintf(w, "for the resident: %s %s", r.Method, r.URL.Path)
+	})
+}
+
+// enter opens the link, and returns the lines of a browser that did.
+func enter(t *testing.T, f *front.Front) (cookie, key string) {
+	t.Helper()
 	path, ok := strings.CutPrefix(f.URL(), "http://"+f.Addr().String())
 	if !ok || len(path) < len("/?key=")+26 { // 128 bits in base32
 		t.Fatalf("URL %s", f.URL())
 	}
-
-	res, _ := ask(t, f, "GET", path, host)
-	if res.StatusCode != http.StatusSeeOther || res.Header.Get("Location") != "/" {
+	res, _ := ask(t, f, "GET", path, "Host: "+f.Addr().String())
+	key, ok = strings.CutPrefix(res.Header.Get("Location"), "/#")
+	if res.StatusCode != http.StatusSeeOther || !ok || len(key) < 26 {
 		t.Fatalf("with the key: %s to %q", res.Status, res.Header.Get("Location"))
 	}
 	cookies := res.Cookies()
-	if len(cookies) != 1 || !cookies[0].HttpOnly || cookies[0].SameSite != http.SameSiteStrictMode {
+	if len(cookies) != 1 || !cookies[0].HttpOnly || cookies[0].SameSite != http.SameSiteStrictMode || cookies[0].Domain != "" {
 		t.Fatalf("cookies %v", res.Header["Set-Cookie"])
 	}
-	cookie := "Cookie: " + cookies[0].Name + "=" + cookies[0].Value
+	if strings.Contains(path, cookies[0].Value) || strings.Contains(path, key) || key == cookies[0].Value {
+		t.Fatal("the link holds more than a ticket")
+	}
+	return "Cookie: " + cookies[0].Name + "=" + cookies[0].Value, front.KeyHeader + ": " + key
+}
 
-	t.Run("page", func(t *testing.T) {
-		for _, h := range []string{host, localhost, fmt.Sprintf("Host: [::1]:%d", f.Addr().Port())} {
-			res, body := ask(t, f, "GET", "/", h, cookie, "Sec-Fetch-Site: none")
-			if res.StatusCode != 200 || !strings.Contains(body, "Connected through r1 by mirror.") || !strings.Contains(body, "2.3 MB") {
-				t.Errorf("%s: %s\n%s", h, res.Status, body)
-			}
-			if strings.Contains(body, "r<1>") {
-				t.Error("a relay's name is not escaped")
-			}
-			if !strings.Contains(body, "<code>"+f.PACURL()+"</code>") {
-				t.Error("the page does not say where the automatic configuration is")
-			}
-			body = strings.ReplaceAll(body, f.PACURL(), "")
-			if strings.Contains(body, "http:") || strings.Contains(body, "https:") || strings.Contains(body, "<script") {
-				t.Error("the page refers to something outside")
-			}
-			csp := res.Header.Get("Content-Security-Policy")
-			_, rest, _ := strings.Cut(body, "<style>")
-			style, _, _ := strings.Cut(rest, "</style>")
-			hash := sha256.Sum256([]byte(style))
-			if !strings.HasPrefix(csp, "default-src 'none';") || !strings.Contains(csp, base64.StdEncoding.EncodeToString(hash[:])) {
-				t.Errorf("policy %q does not fit the page's style", csp)
-			}
-			if res.Header.Get("Cache-Control") != "no-store" {
-				t.Error("the page may be stored")
-			}
+func TestPages(t *testing.T) {
+	f := start(t, front.Config{Pages: residents()})
+	host := "Host: " + f.Addr().String()
+	cookie, key := enter(t, f)
+	name, _, _ := strings.Cut(strings.TrimPrefix(cookie, "Cookie: "), "=")
+
+	for _, r := range [][]string{
+		{"GET", "/", host, cookie, "Sec-Fetch-Site: none"},
+		{"GET", "/", fmt.Sprintf("Host: localhost:%d", f.Addr().Port()), cookie},
+		{"GET", "/", fmt.Sprintf("Host: [::1]:%d", f.Addr().Port()), cookie},
+		{"GET", "/page.js", host, cookie, "Sec-Fetch-Site: same-origin"},
+		{"GET", "/api/state", host, cookie, key, "Sec-Fetch-Site: same-origin"},
+		{"POST", "/api/add", host, cookie, key, "Sec-Fetch-Site: same-origin", "Origin: http://" + f.Addr().String()},
+	} {
+		res, body := ask(t, f, r[0], r[1], r[2:]...)
+		if res.StatusCode != 200 || body != "for the resident: "+r[0]+" "+r[1] {
+			t.Errorf("%q: %s, %s", r, res.Status, body)
 		}
-	})
-	t.Run("json", func(t *testing.T) {
-		res, body := ask(t, f, "GET", "/status.json", host, cookie)
-		var s front.Status
-		if err := json.Unmarshal([]byte(body), &s); err != nil || s.Moves != 3 || res.Header.Get("Content-Type") != "application/json" {
-			t.Errorf("%s %s %v", res.Status, body, err)
+		if res.Header.Get("Cache-Control") != "no-store" || res.Header.Get("Cross-Origin-Resource-Policy") != "same-origin" {
+			t.Errorf("%q: headers %v", r, res.Header)
 		}
-	})
-	t.Run("not found", func(t *testing.T) {
-		if res, _ := ask(t, f, "GET", "/other", host, cookie); res.StatusCode != 404 {
-			t.Errorf("%s", res.Status)
-		}
-		if res, _ := ask(t, f, "POST", "/", host, cookie); res.StatusCode != 405 {
-			t.Errorf("%s", res.Status)
-		}
-	})
-	foreign := [][]string{
+	}
+	used := strings.TrimPrefix(f.URL(), "http://"+f.Addr().String())
+	ask(t, f, "GET", used, host)
+	if res, _ := ask(t, f, "GET", used, host, cookie); res.Header.Get("Location") != "/" || len(res.Cookies()) > 0 {
+		t.Errorf("the resident's second look at a link: %s to %s", res.Status, res.Header.Get("Location"))
+	}
+	fresh := strings.TrimPrefix(f.URL(), "http://"+f.Addr().String())
+	for _, r := range [][]string{
 		{"GET", "/", host},
-		{"GET", "/status.json", host},
+		{"GET", "/page.js", host},
+		{"GET", "/api/state", host},
+		{"GET", used, host},
 		{"GET", "/?key=", host},
 		{"GET", "/?key=" + strings.Repeat("A", 26), host},
-		{"GET", "/", host, "Cookie: " + cookies[0].Name + "=wrong"},
-		{"GET", "/status.json" + strings.TrimPrefix(path, "/"), host}, // the key only opens the page
-		{"GET", "/", "Host: evil.example", cookie},                    // DNS rebinding
-		{"GET", path, "Host: evil.example"},
-		{"GET", "/", fmt.Sprintf("Host: evil.example:%d", f.Addr().Port()), cookie},
+		{"POST", fresh, host},
+		{"HEAD", fresh, host},
+		{"GET", "/api/state" + strings.TrimPrefix(fresh, "/"), host}, // a ticket opens the page only
+		{"GET", "/", host, "Cookie: " + name + "=wrong"},
+		{"GET", "/", host, "Cookie: " + name + "="},
+		{"GET", "/", host, key},
+		{"GET", "/api/state", host, key}, // without the cookie
+		{"GET", "/api/state", host, cookie},
+		{"GET", "/api/state", host, cookie, front.KeyHeader + ":"},
+		{"GET", "/api/state", host, cookie, front.KeyHeader + ": " + strings.Repeat("A", 26)},
+		{"POST", "/api/wipe", host, cookie, "Origin: http://" + f.Addr().String()},
+		// DNS rebinding.
+		{"GET", "/", "Host: evil.example", cookie},
+		{"GET", fresh, "Host: evil.example"},
+		{"GET", "/api/state", fmt.Sprintf("Host: evil.example:%d", f.Addr().Port()), cookie, key},
+		{"GET", "/", fmt.Sprintf("Host: localhost.evil.example:%d", f.Addr().Port()), cookie},
 		{"GET", "/", "Host: 127.0.0.1", cookie},
 		{"GET", "/", "Host: 127.0.0.1:1", cookie},
 		{"GET", "/", "Host: ", cookie},
+		// What another site's page may cause.
 		{"GET", "/", host, cookie, "Sec-Fetch-Site: cross-site"},
 		{"GET", "/", host, cookie, "Sec-Fetch-Site: same-site"},
-		{"GET", path, host, "Sec-Fetch-Site: cross-site"},
+		{"GET", "/api/state", host, cookie, key, "Sec-Fetch-Site: same-site"},
+		{"GET", fresh, host, "Sec-Fetch-Site: cross-site"},
 		{"GET", "/", host, cookie, "Origin: https://evil.example"},
 		{"GET", "/", host, cookie, "Origin: null"},
 		{"GET", "/", host, cookie, "Origin: https://" + f.Addr().String()},
-		{"POST", "/", host, cookie, "Origin: http://evil.example"},
-		{"POST", "/", "Host: evil.example", cookie},
+		{"POST", "/api/wipe", host, cookie, key, "Origin: http://evil.example"},
+		{"POST", "/api/wipe", host, cookie, key, fmt.Sprintf("Origin: http://127.0.0.1:%d", f.Addr().Port()-1)},
+		{"POST", "/api/wipe", host, cookie, key, "Origin: http://" + f.Addr().String(), "Sec-Fetch-Site: cross-site"},
+		{"POST", "/api/wipe", "Host: evil.example", cookie, key},
 		{"OPTIONS", "*", host},
-		{"OPTIONS", "/", host, "Origin: https://evil.example", "Access-Control-Request-Method: GET"},
-	}
-	for _, r := range foreign {
+		{"OPTIONS", "/api/state", host, "Origin: https://evil.example", "Access-Control-Request-Method: GET", "Access-Control-Request-Headers: " + front.KeyHeader},
+	} {
 		t.Run(strings.Join(r, " "), func(t *testing.T) {
 			res, body := ask(t, f, r[0], r[1], r[2:]...)
 			if res.StatusCode != 403 {
 				t.Errorf("%s", res.Status)
 			}
-			for _, word := range []string{"r1", "mirror", "relay", "Busel"} {
+			for _, word := range []string{"resident", "relay", "Busel"} {
 				if strings.Contains(body, word) {
 					t.Errorf("the refusal says %q", word)
 				}
 			}
-			if len(res.Cookies()) > 0 || res.Header.Get("Access-Control-Allow-Origin") != "" {
+			if len(res.Cookies()) > 0 || res.Header.Get("Access-Control-Allow-Origin") != "" || strings.Contains(res.Header.Get("Content-Security-Policy"), "self") {
 				t.Errorf("headers %v", res.Header)
 			}
 		})
 	}
-}
-
-// TestStatusPageInChromium looks at the page with a real browser, which also
-// judges the content policy. BUSEL_SCREENSHOT names a file to keep the picture.
-func TestStatusPageInChromium(t *testing.T) {
-	chromium, err := exec.LookPath("chromium")
-	if err != nil {
-		t.Skip("chromium is not installed")
-	}
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
-	f := start(t, front.Config{Status: func() front.Status { return fullStatus }})
-	dir := t.TempDir()
-	picture := os.Getenv("BUSEL_SCREENSHOT")
-	if picture == "" {
-		picture = filepath.Join(dir, "page.png")
-	}
-	out, err := exec.CommandContext(t.Context(), chromium, "--headless", "--no-sandbox", "--disable-gpu",
-		"--user-data-dir="+dir, "--no-first-run", "--disable-background-networking", "--window-size=900,800", "--enable-logging=stderr",
-		"--screenshot="+picture, f.URL()).CombinedOutput()
-	if err != nil {
-		t.Fatalf("chromium: %v\n%s", err, out)
-	}
-	if strings.Contains(string(out), "Content Security Policy") || strings.Contains(string(out), "Content-Security-Policy") {
-		t.Errorf("the browser rejects a part of the page:\n%s", out)
-	}
-	if info, err := os.Stat(picture); err != nil || info.Size() < 5000 {
-		t.Errorf("no picture: %v", err)
+	if res, _ := ask(t, f, "GET", fresh, host); res.StatusCode != http.StatusSeeOther {
+		t.Errorf("the ticket was used up by who could not use it: %s", res.Status)
 	}
 }
 
-// The page says in one sentence what is the matter.
-func TestSentence(t *testing.T) {
-	for _, c := range []struct {
-		status front.Status
-		class  string
-		want   string
-	}{
-		{front.Status{}, "off", "There is no relay yet"},
-		{front.Status{Online: true, Carriers: []front.Carrier{{Relay: "r1", Transport: "mirror", State: front.Active}}}, "on", "Connected through r1"},
-		{front.Status{Online: true, Carriers: []front.Carrier{{Relay: "r1", Transport: "mirror", State: front.Suspect}}}, "on", "faltering"},
-		{front.Status{Paths: []front.Path{{State: front.Untried}}}, "rest", "At rest"},
-		{front.Status{Paths: []front.Path{{State: front.Resting}, {State: front.Known}}}, "rest", "At rest"},
-		{front.Status{Paths: []front.Path{{State: front.Resting}}}, "off", "No relay can be reached"},
-		{front.Status{Paths: []front.Path{{State: front.Resting, Failure: "revoked"}, {State: front.Untried}}}, "off", "The invite was revoked: ask"},
-		{front.Status{Paths: []front.Path{{State: front.Resting, Failure: "expired"}}}, "off", "The invite has expired: ask"},
-		{front.Status{Paths: []front.Path{{State: front.Resting, Failure: "quota"}}}, "off", "quota of the invite"},
-		{front.Status{Paths: []front.Path{{State: front.Resting, Failure: "devices"}}}, "off", "As many devices"},
-		{front.Status{Paths: []front.Path{{State: front.Known, Failure: "quota"}}}, "rest", "At rest"}, // it was, and is tried again
-		{front.Status{Paths: []front.Path{{State: front.Resting, Failure: "quota"}, {Relay: "r2", State: front.Known}}}, "rest", "At rest"},
-	} {
-		f := start(t, front.Config{Status: func() front.Status { return c.status }})
-		u, err := url.Parse(f.URL())
-		if err != nil {
-			t.Fatal(err)
+// A stranger's answer is the same in every byte whatever he asks for, so that a scan
+// tells no client with a page from one without.
+func TestStrangersAnswer(t *testing.T) {
+	var answers []string
+	for _, pages := range []http.Handler{nil, residents()} {
+		f := start(t, front.Config{Pages: pages})
+		for _, target := range []string{"/", "/page.js", "/api/state", "/status.json", "/?key=1", "/nothing"} {
+			res, body := ask(t, f, "GET", target, "Host: "+f.Addr().String())
+			res.Header.Del("Date")
+			answers = append(answers, fmt.Sprint(res.Status, res.Header, body))
 		}
-		cookie := "Cookie: key-" + u.Port() + "=" + u.Query().Get("key")
-		_, body := ask(t, f, "GET", "/", "Host: "+u.Host, cookie)
-		_, say, _ := strings.Cut(body, `<p class="say `)
-		say, _, _ = strings.Cut(say, "</p>")
-		if !strings.HasPrefix(say, c.class+`"`) || !strings.Contains(say, c.want) {
-			t.Errorf("%+v: %s", c.status, say)
+	}
+	if len(slices.Compact(answers)) != 1 {
+		t.Errorf("answers differ: %q", answers)
+	}
+}
+
+func TestTickets(t *testing.T) {
+	f := start(t, front.Config{Pages: residents()})
+	host := "Host: " + f.Addr().String()
+	var links []string
+	for range 20 {
+		links = append(links, strings.TrimPrefix(f.URL(), "http://"+f.Addr().String()))
+	}
+	for i, link := range links {
+		for try := range 2 {
+			res, _ := ask(t, f, "GET", link, host)
+			if good := i >= 4 && try == 0; good != (res.StatusCode == http.StatusSeeOther) {
+				t.Errorf("link %d of 20, try %d: %s", i, try, res.Status)
+			}
 		}
 	}
 }

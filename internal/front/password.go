@@ -124,7 +124,7 @@ func basicAuth(value string) (user, pass string, ok bool) {
 }
 
 // demandPassword answers 407 (RFC 9110, section 15.5.8).
-func demandPassword(w http.ResponseWriter, r *http.Request) {
+func (f *Front) demandPassword(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Proxy-Authenticate", `Basic realm="proxy", charset="UTF-8"`)
-	refusal{http.StatusProxyAuthRequired, "The proxy wants the user name and password that are in client.toml on this device: enter them."}.serve(w, r)
+	refusal{http.StatusProxyAuthRequired, "refusal.password", ""}.serve(w, f.readerOf(r))
 }

@@ -10,81 +10,97 @@ import (
 	"strings"
 
 	"busel/internal/flow"
+	"busel/internal/words"
 )
 
-// refusal is why a web request was not served: a status, and one sentence that
-// says what is wrong and what to do.
+// refusal is why a web request was not served: a status, and the key of one sentence in
+// internal/words that says what is wrong and what to do.
 type refusal struct {
 	status int
-	text   string
+	key    string
+	host   string // that the sentence is about; may be empty
 }
 
-// refusalFor puts into words why host was not reached.
+// refusalFor says why host was not reached.
 func refusalFor(host string, err error) refusal {
 	if open, ok := errors.AsType[*flow.OpenError](err); ok {
 		return refusalForOpen(host, open)
 	}
 	switch {
 	case errors.Is(err, errOwnAddress):
-		return refusal{http.StatusForbidden, "This address is the proxy itself: open it without the proxy, with the link that the program printed at its start."}
+		return refusal{http.StatusForbidden, "refusal.own", ""}
 	case errors.Is(err, context.DeadlineExceeded):
-		return refusal{http.StatusGatewayTimeout, "There was no answer about " + host + " in time: try again in a minute, the connection to the relay may be moving."}
+		return refusal{http.StatusGatewayTimeout, "refusal.late", host}
 	case errors.Is(err, flow.ErrLocked):
-		return refusal{http.StatusServiceUnavailable, "Busel is locked: open its page or run `client unlock`, give your passphrase, then reload."}
+		return refusal{http.StatusServiceUnavailable, "refusal.locked", ""}
 	case errors.Is(err, flow.ErrNoInvite):
-		return refusal{http.StatusServiceUnavailable, "There is no invite yet: take one with `client add`, then reload."}
+		return refusal{http.StatusServiceUnavailable, "refusal.no-invite", ""}
 	case errors.Is(err, flow.ErrNoRelay):
-		return refusal{http.StatusServiceUnavailable, "No relay can be reached right now: check that this device is online; the proxy keeps trying, so reload in a minute."}
+		return refusal{http.StatusServiceUnavailable, "refusal.no-relay", ""}
 	}
-	return refusal{http.StatusServiceUnavailable, "The proxy could not ask a relay for " + host + ": try again in a minute."}
+	return refusal{http.StatusServiceUnavailable, "refusal.unasked", host}
 }
 
 func refusalForOpen(host string, open *flow.OpenError) refusal {
 	switch open.Detail {
 	case flow.DetailInvite:
-		return refusal{http.StatusServiceUnavailable, "Your invite is no longer valid: ask the person who gave it to you for a new one."}
+		return refusal{http.StatusServiceUnavailable, "refusal.invite", ""}
 	case flow.DetailNameNotFound:
-		return refusal{http.StatusBadGateway, "There is no site named " + host + ": check the spelling of the address."}
+		return refusal{http.StatusBadGateway, "refusal.name", host}
 	case flow.DetailNameServerFailed:
-		return refusal{http.StatusBadGateway, "The relay could not look up " + host + " because its name server failed: try again in a minute."}
+		return refusal{http.StatusBadGateway, "refusal.name-server", host}
 	case flow.DetailQuota:
-		return refusal{http.StatusServiceUnavailable, "This month's quota of your invite, or of its relay, is used up: use another relay, ask the person who gave it to you for more, or wait for the next month."}
+		return refusal{http.StatusServiceUnavailable, "refusal.quota", ""}
 	case flow.DetailDevices:
-		return refusal{http.StatusServiceUnavailable, "As many devices use your invite as may: stop Busel on another one, or ask the person who gave it to you."}
+		return refusal{http.StatusServiceUnavailable, "refusal.devices", ""}
 	case flow.DetailRelayRestarted:
-		return refusal{http.StatusBadGateway, "The relay was restarted meanwhile: reload the page."}
+		return refusal{http.StatusBadGateway, "refusal.restarted", ""}
 	}
 	switch open.Code {
 	case flow.NotAllowed:
-		return refusal{http.StatusForbidden, "The relay does not allow connections to " + host + ": use another relay, or ask the volunteer who runs it."}
+		return refusal{http.StatusForbidden, "refusal.not-allowed", host}
 	case flow.ConnectionRefused:
-		return refusal{http.StatusBadGateway, host + " refused the connection: check the address and port, or try again later."}
+		return refusal{http.StatusBadGateway, "refusal.refused", host}
 	case flow.TTLExpired:
-		return refusal{http.StatusGatewayTimeout, host + " did not answer in time: try again later."}
+		return refusal{http.StatusGatewayTimeout, "refusal.slow", host}
 	case flow.NetworkUnreachable, flow.HostUnreachable:
-		return refusal{http.StatusBadGateway, "The relay found no way to " + host + ": check the address, or try again later."}
+		return refusal{http.StatusBadGateway, "refusal.no-way", host}
 	case flow.AddressNotSupported:
-		return refusal{http.StatusBadGateway, "The relay cannot use the address " + host + ": check its spelling."}
+		return refusal{http.StatusBadGateway, "refusal.address", host}
 	}
-	return refusal{http.StatusBadGateway, "The relay could not reach " + host + ": try again later, or use another relay."}
+	return refusal{http.StatusBadGateway, "refusal.unreached", host}
 }
 
 // The page runs, if a browser shows it, in the name of the site that was not
 // reached: it has no script and loads nothing.
 var refusalPage = template.Must(template.New("refusal").Parse(`<!DOCTYPE html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<html lang="{{.Lang}}" dir="{{.Dir}}"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta name="color-scheme" content="light dark"><title>{{.Title}}</title>
 <h1>{{.Title}}</h1><p>{{.Text}}</p></html>
 `))
 
+// reader is who reads a refusal: what it takes, and in which language.
+type reader struct {
+	accept string
+	lang   *words.Catalogue
+}
+
+// readerOf finds out from a request.
+func (f *Front) readerOf(r *http.Request) reader {
+	return reader{r.Header.Get("Accept"), words.Pick(f.languages, "", r.Header.Get("Accept-Language"))}
+}
+
 // body returns the answer's body and type: a page for browsers, a line for
 // others.
-func (r refusal) body(accept string) (body, contentType string) {
-	if !strings.Contains(accept, "text/html") {
-		return r.text + "\n", "text/plain; charset=utf-8"
+func (r refusal) body(to reader) (body, contentType string) {
+	text := to.lang.Say(r.key, "host", r.host)
+	if !strings.Contains(to.accept, "text/html") {
+		return text + "\n", "text/plain; charset=utf-8"
 	}
 	var b strings.Builder
-	_ = refusalPage.Execute(&b, struct{ Title, Text string }{http.StatusText(r.status), r.text}) // a Builder never fails
+	_ = refusalPage.Execute(&b, struct{ Lang, Dir, Title, Text string }{
+		to.lang.Tag, to.lang.Say("direction"), to.lang.Say("refusal.title"), text,
+	}) // a Builder never fails
 	return b.String(), "text/html; charset=utf-8"
 }
 
@@ -98,9 +114,9 @@ func (r refusal) header(body, contentType string) http.Header {
 	}
 }
 
-// serve answers a request.
-func (r refusal) serve(w http.ResponseWriter, req *http.Request) {
-	body, contentType := r.body(req.Header.Get("Accept"))
+// serve answers a request of the reader.
+func (r refusal) serve(w http.ResponseWriter, to reader) {
+	body, contentType := r.body(to)
 	h := w.Header()
 	for k, v := range r.header(body, contentType) {
 		h[k] = v
@@ -110,8 +126,8 @@ func (r refusal) serve(w http.ResponseWriter, req *http.Request) {
 }
 
 // write answers a CONNECT request on its hijacked connection, and ends it.
-func (r refusal) write(w io.Writer, accept string) error {
-	body, contentType := r.body(accept)
+func (r refusal) write(w io.Writer, to reader) error {
+	body, contentType := r.body(to)
 	res := &http.Response{
 		StatusCode:    r.status,
 		ProtoMajor:    1,

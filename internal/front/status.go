@@ -7,8 +7,8 @@ import (
 )
 
 // Status is what the client knows of itself. Its JSON form is a contract: it is
-// what `client status -json` prints and what the status page serves as
-// /status.json. Lists are never null.
+// what `client status -json` prints and what the resident's page shows. Lists are
+// never null.
 type Status struct {
 	Listen    string    `json:"listen"`     // host:port of the local proxy
 	Network   string    `json:"network"`    // opaque, salted name of the network we are on
