@@ -19,31 +19,52 @@ import (
 	"busel/internal/front"
 )
 
-// TestStatusPage asks the client's own page as a resident does, and as a web
-// site does that the resident visits.
-func TestStatusPage(t *testing.T) {
+// pageOf opens the client's page as its user does, and returns what a browser has then:
+// lines of its requests.
+func pageOf(t *testing.T, c *client) (cookie, key string) {
+	t.Helper()
+	link := strings.TrimSpace(command(t, "", "client", "page", "-dir", c.dir, "-no-open"))
+	_, ticket, ok := strings.Cut(link, "http://"+c.proxy+"/?key=")
+	if !ok || len(ticket) < 16 {
+		t.Fatalf("no link with a ticket in %q", link)
+	}
+	web := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	defer web.CloseIdleConnections()
+	resp, err := web.Get(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	key, ok = strings.CutPrefix(resp.Header.Get("Location"), "/#")
+	if resp.StatusCode != http.StatusSeeOther || !ok || len(resp.Cookies()) != 1 {
+		t.Fatalf("the link is answered %s to %q with cookies %v", resp.Status, resp.Header.Get("Location"), resp.Cookies())
+	}
+	cookie, _, _ = strings.Cut(resp.Cookies()[0].String(), ";")
+	for name, word := range map[string]string{"ticket": ticket, "key": key, "cookie": resp.Cookies()[0].Value} {
+		secrets.Store(strings.ToLower(word), "the page's "+name)
+	}
+	return cookie, key
+}
+
+// TestPage asks the client's own page as a resident does, and as a web site does that
+// the resident visits.
+func TestPage(t *testing.T) {
 	need(t, "curl")
 	r := startRelay(t, relayOptions{})
 	c := startClient(t, r.invite)
 	curl(t, "-o", os.DevNull, "--proxy", "socks5h://"+c.proxy, "http://"+startOrigin(t)+"/")
-
-	var link string
-	if m := regexp.MustCompile(`Status page: (http://\S+)`).FindStringSubmatch(c.out.String()); m != nil {
-		link = m[1]
+	if strings.Contains(c.out.String()+c.err.String(), "key=") {
+		t.Error("the client wrote the link where nobody reads")
 	}
-	_, secret, ok := strings.Cut(link, "key=")
-	if !ok || len(secret) < 16 {
-		t.Fatalf("no link with a secret in %q", &c.out)
-	}
-	secrets.Store(strings.ToLower(secret), "the status page's secret")
+	cookie, key := pageOf(t, c)
 	own := "http://" + c.proxy
 	_, port, _ := net.SplitHostPort(c.proxy)
 
 	web := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	t.Cleanup(web.CloseIdleConnections)
-	get := func(url string, header ...string) (*http.Response, string) {
+	do := func(method, url string, header ...string) (*http.Response, string) {
 		t.Helper()
-		req, err := http.NewRequest("GET", url, nil)
+		req, err := http.NewRequest(method, url, strings.NewReader("{}"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -62,37 +83,40 @@ func TestStatusPage(t *testing.T) {
 		}
 		return resp, string(body)
 	}
-	resp, _ := get(own + "/?key=" + secret)
-	if resp.StatusCode != http.StatusSeeOther || len(resp.Cookies()) != 1 {
-		t.Fatalf("the link is answered %s with cookies %v", resp.Status, resp.Cookies())
-	}
-	cookie := resp.Cookies()[0].String()
-	cookie, _, _ = strings.Cut(cookie, ";")
-
-	if resp, body := get(own+"/", "Cookie", cookie); resp.StatusCode != 200 || !strings.Contains(body, "Connected through") {
+	if resp, body := do("GET", own+"/", "Cookie", cookie); resp.StatusCode != 200 || !strings.Contains(body, "<h1 id=\"title\">") {
 		t.Errorf("the page: %s: %s", resp.Status, body)
 	}
-	resp, body := get(own+"/status.json", "Cookie", cookie)
-	var s front.Status
-	if err := json.Unmarshal([]byte(body), &s); resp.StatusCode != 200 || err != nil || !s.Online || s.Listen != c.proxy || len(s.Paths) != 1 {
-		t.Errorf("status.json: %s, %v: %s", resp.Status, err, body)
+	resp, body := do("GET", own+"/api/state", "Cookie", cookie, front.KeyHeader, key)
+	var s struct {
+		Phase  string
+		Status front.Status
 	}
+	if err := json.Unmarshal([]byte(body), &s); resp.StatusCode != 200 || err != nil || s.Phase != "connected" || s.Status.Listen != c.proxy || len(s.Status.Paths) != 1 {
+		t.Errorf("the state: %s, %v: %s", resp.Status, err, body)
+	}
+	if host, _, _ := net.SplitHostPort(r.listen); strings.Contains(strings.ReplaceAll(body, c.proxy, ""), host) {
+		t.Errorf("the state tells where the relay is: %s", body)
+	}
+	good := []string{"Cookie", cookie, front.KeyHeader, key, "Content-Type", "application/json"}
 	for name, x := range map[string][]string{
-		"no secret":                 {"/"},
-		"no secret for the JSON":    {"/status.json"},
-		"wrong secret":              {"/?key=" + strings.Repeat("a", len(secret))},
-		"wrong cookie":              {"/status.json", "Cookie", cookie[:len(cookie)-2] + "xx"},
-		"another site's name":       {"/status.json", "Cookie", cookie, "Host", "rebind.example:" + port},
-		"another site's name, link": {"/?key=" + secret, "Host", "rebind.example:" + port},
-		"name that begins so":       {"/status.json", "Cookie", cookie, "Host", "localhost.rebind.example:" + port},
-		"no port":                   {"/status.json", "Cookie", cookie, "Host", "127.0.0.1"},
-		"another port":              {"/status.json", "Cookie", cookie, "Host", "127.0.0.1:80"},
-		"another site's script":     {"/status.json", "Cookie", cookie, "Origin", "http://rebind.example"},
-		"another port's script":     {"/status.json", "Cookie", cookie, "Origin", "http://127.0.0.1:80"},
-		"another site's image":      {"/status.json", "Cookie", cookie, "Sec-Fetch-Site", "cross-site"},
-		"another port's image":      {"/status.json", "Cookie", cookie, "Sec-Fetch-Site", "same-site"},
+		"no secret":                 {"GET", "/"},
+		"no secret for the state":   {"GET", "/api/state"},
+		"a wrong ticket":            {"GET", "/?key=" + strings.Repeat("a", 26)},
+		"the cookie alone":          {"GET", "/api/state", "Cookie", cookie},
+		"the key alone":             {"GET", "/api/state", front.KeyHeader, key},
+		"wrong cookie":              {"GET", "/api/state", "Cookie", cookie[:len(cookie)-2] + "xx", front.KeyHeader, key},
+		"another site's name":       append([]string{"GET", "/api/state", "Host", "rebind.example:" + port}, good...),
+		"name that begins so":       append([]string{"GET", "/api/state", "Host", "localhost.rebind.example:" + port}, good...),
+		"no port":                   append([]string{"GET", "/api/state", "Host", "127.0.0.1"}, good...),
+		"another port":              append([]string{"GET", "/api/state", "Host", "127.0.0.1:80"}, good...),
+		"another site's script":     append([]string{"POST", "/api/quit", "Origin", "http://rebind.example"}, good...),
+		"another port's script":     append([]string{"POST", "/api/quit", "Origin", "http://127.0.0.1:80"}, good...),
+		"another site's image":      append([]string{"GET", "/api/share?label=r1", "Sec-Fetch-Site", "cross-site"}, good...),
+		"another port's image":      append([]string{"GET", "/api/picture?label=r1", "Sec-Fetch-Site", "same-site"}, good...),
+		"another site's form":       {"POST", "/api/quit", "Cookie", cookie, "Content-Type", "application/x-www-form-urlencoded"},
+		"a name, and a new address": append([]string{"POST", "/api/quit", "Host", "rebind.example:" + port, "Origin", "http://rebind.example:" + port}, good...),
 	} {
-		resp, body := get(own+x[0], x[1:]...)
+		resp, body := do(x[0], own+x[1], x[2:]...)
 		if resp.StatusCode != http.StatusForbidden || len(resp.Cookies()) != 0 {
 			t.Errorf("%s: %s, cookies %v", name, resp.Status, resp.Cookies())
 		}
@@ -103,11 +127,16 @@ func TestStatusPage(t *testing.T) {
 	// A page that is loaded over the proxy cannot reach it either, whatever name
 	// it finds for this machine.
 	for _, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]"} {
-		code := curl(t, "-o", os.DevNull, "-w", "%{http_code}", "--proxy", own, "--noproxy", "", "-H", "Cookie: "+cookie, "http://"+host+":"+port+"/status.json")
+		code := curl(t, "-o", os.DevNull, "-w", "%{http_code}", "--proxy", own, "--noproxy", "", "-H", "Cookie: "+cookie, "-H", front.KeyHeader+": "+key,
+			"http://"+host+":"+port+"/api/state")
 		if string(code) != "403" {
 			t.Errorf("through the proxy itself by %s: status %s", host, code)
 		}
 	}
+	if resp, _ := do("POST", own+"/api/quit", good...); resp.StatusCode != 200 {
+		t.Errorf("the end: %s", resp.Status)
+	}
+	eventually(t, 10*time.Second, "the client has ended", func() bool { return !answers(c.proxy) })
 }
 
 // TestWithoutRelay has a client that holds no invite, and one whose relay does
