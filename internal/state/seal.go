@@ -3,6 +3,7 @@ package state
 import (
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -160,13 +161,15 @@ func (d *Dir) tried(passphrase string) (*seal.Keys, error) {
 // it, as text; empty if there is no passphrase. It is a secret.
 func (d *Dir) Keys() string {
 	if have := d.keys.Load(); have != nil {
-		return have.keys.Text()
+		return hex.EncodeToString(have.lock[:]) + "\n" + have.keys.Text()
 	}
 	return ""
 }
 
-// UseKeys unlocks with what Keys gave.
+// UseKeys unlocks with what Keys gave. The error is [ErrChanged] if the passphrase is
+// another one since: what was sealed with the former keys could not be read any more.
 func (d *Dir) UseKeys(text string) error {
+	of, text, _ := strings.Cut(text, "\n")
 	keys, err := seal.Parse(text)
 	if err != nil {
 		return err
@@ -176,10 +179,11 @@ func (d *Dir) UseKeys(text string) error {
 		if err != nil {
 			return err
 		}
-		if lock == nil {
+		hash := sha256.Sum256(lock)
+		if lock == nil || of != hex.EncodeToString(hash[:]) {
 			return ErrChanged
 		}
-		d.keys.Store(&sealing{sha256.Sum256(lock), keys})
+		d.keys.Store(&sealing{hash, keys})
 		return nil
 	})
 }
