@@ -378,7 +378,7 @@ func (k *Keeper) step(ctx context.Context, v View, outage, now time.Time) (wake 
 func (k *Keeper) observe(v View, now time.Time) {
 	k.wanted = v.Wanted
 	k.healthy = false
-	direct, proven := false, false
+	direct, proven, unheard := false, false, false
 	var down uint64
 	for i := range v.Carriers {
 		c := &v.Carriers[i]
@@ -407,16 +407,22 @@ func (k *Keeper) observe(v View, now time.Time) {
 		if h.usable = k.usable(c); h.usable {
 			h.used = true
 			k.healthy = true
-			if !h.path.Route.Detour {
-				direct = true
-				proven = proven || !h.promoted.Equal(k.unproven) || h.heard.After(k.unproven)
+			direct = direct || !h.path.Route.Detour
+			if h.promoted.Equal(k.unproven) && !h.heard.After(k.unproven) {
+				unheard = true
+			} else {
+				proven = proven || !h.path.Route.Detour
 			}
 		}
 		h.path.goodput = max(h.path.goodput, c.Rate)
 	}
-	if proven && !k.unproven.IsZero() {
+	switch {
+	case k.unproven.IsZero():
+	case proven:
 		k.unproven = time.Time{}
 		k.cancel(func(a *attempt) bool { return a.path.Route.Detour && !a.need })
+	case k.healthy && !unheard: // the way around is in use
+		k.unproven = time.Time{}
 	}
 	k.passage.Store(direct || !v.Wanted && k.failed.IsZero())
 	for n, h := range k.held {
