@@ -87,6 +87,7 @@ type Config struct {
 	// Gone, if not nil, reports whether the program at the other end of a connection that
 	// says nothing more has closed it. What such a one asked for is given up if it has not
 	// come yet: after an outage it would take what the link carries from those who wait.
+	// What a program says at once that was told that it is connected arrives in any case.
 	Gone func(*net.TCPConn) bool
 	// Overhear, if not nil, is asked for each tunnel who listens to what the application
 	// at the other end of the connection says first; nil is nobody. The listener gets copies of the first bytes, in their

@@ -18,6 +18,11 @@ const verdictGrace = 250 * time.Millisecond
 // errOwnAddress refuses a proxy request to the proxy itself.
 var errOwnAddress = errors.New("the destination is the proxy itself")
 
+// saidAll is until when a program that was told that it is connected, and closes its
+// connection, has said all that it wanted, as one that reports a line: what it said
+// arrives. Who leaves later has waited in vain.
+const saidAll = time.Second
+
 // errNobodyWaits ends a tunnel whose application left before anything came.
 var errNobodyWaits = errors.New("the application is gone")
 
@@ -50,7 +55,10 @@ func (f *Front) tunnel(ctx context.Context, c *conn, dst flow.Addr, answer func(
 		return
 	}
 	t := &tunnelled{Stream: stream, hurry: func() { time.AfterFunc(verdictGrace, cancel) }}
-	t.gone = func() bool { return f.gone != nil && f.gone(c.TCPConn) }
+	begun := time.Now()
+	t.gone = func() bool {
+		return f.gone != nil && (!optimistic || time.Since(begun) > saidAll) && f.gone(c.TCPConn)
+	}
 	t.verdict = sync.OnceValue(func() error {
 		err := stream.Connected(opening)
 		t.decided.Store(true)

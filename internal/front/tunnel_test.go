@@ -318,6 +318,35 @@ func TestNobodyWaits(t *testing.T) {
 	}
 }
 
+// A program that was told that it is connected may say a line and close: that arrives, as
+// it would without a proxy, and nothing is broken off.
+func TestSaysAndLeaves(t *testing.T) {
+	o := newOpener(t)
+	f := start(t, front.Config{Opener: o, Gone: func(*net.TCPConn) bool { return true }})
+	ask := func() (app *net.TCPConn, op *opening) {
+		app = dial(t, f)
+		send(t, app, connectRequest(mustAddr(t, "site.example", 443))...)
+		expect(t, app, 5, 0)
+		return app, o.next()
+	}
+	app, op := ask()
+	op.verdict <- nil
+	expect(t, app, reply(flow.Succeeded)...)
+	app, op = ask() // the site could be reached lately
+	expect(t, app, reply(flow.Succeeded)...)
+	send(t, app, []byte("a line")...)
+	app.CloseWrite()
+	if got, err := io.ReadAll(op.far); string(got) != "a line" || err != nil {
+		t.Errorf("%q came, %v", got, err)
+	}
+	op.verdict <- nil
+	send(t, op.far, []byte("thanks")...)
+	op.far.CloseWrite()
+	if got, err := io.ReadAll(app); string(got) != "thanks" || err != nil {
+		t.Errorf("the stream was broken off: %q, %v", got, err)
+	}
+}
+
 func TestHalfClose(t *testing.T) {
 	for _, sp := range speakers {
 		t.Run(sp.name, func(t *testing.T) {
