@@ -222,7 +222,10 @@ func (d *Dir) SetPassphrase(old, next string) error {
 		if err := d.relock(keys, next); err != nil {
 			return err
 		}
-		return d.settle(keys, next)
+		if err := d.settle(keys, next); err != nil {
+			return fmt.Errorf("the new passphrase holds from now on, but not all is under it; give it again when this is mended: %w", err)
+		}
+		return nil
 	})
 }
 
