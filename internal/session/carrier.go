@@ -166,13 +166,15 @@ func (c *core) shun(a *attachment) {
 		a.pingDue = true
 		a.wake()
 	}
+	c.readmit()
 }
 
 // readmit lets a relay's suspect carriers go on when there is no other. What said that
 // they are suspect may have come late, after the client had heard from them and said so
-// on them: carriers have no common order.
+// on them: carriers have no common order. A carrier that is about to be live is waited
+// for: its hello says for whose sake they are suspect.
 func (c *core) readmit() {
-	if c.client || c.open > 0 {
+	if c.client || c.open > 0 || slices.ContainsFunc(c.atts, func(a *attachment) bool { return !a.live }) {
 		return
 	}
 	for _, a := range c.atts {
@@ -226,6 +228,7 @@ func (c *core) attach(ctx context.Context, a *attachment, carrier transport.Carr
 	if err := greeting(); err != nil {
 		c.detach(a, err)
 	}
+	c.readmit() // it may be a spare
 	c.unlock()
 
 	var wg sync.WaitGroup
@@ -645,6 +648,9 @@ func (a *attachment) ping(now time.Time) {
 		a.pingOut, a.pingAt = true, now
 		a.pingAhead = a.carrying == 0 && a.c.fast()
 		a.pingID++
+	}
+	if a.c.client && a.open && a.c.open > 1 {
+		a.add(transport.LaneControl, a.ruling()) // an older word, on another one, may have come later
 	}
 	f := wire.Frame{Type: wire.Ping}
 	binary.BigEndian.PutUint64(f.Ping[:], a.pingID)

@@ -12,7 +12,7 @@ func (c *core) dump() (out string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, a := range c.atts {
-		out += fmt.Sprintf("carrier %d live=%v open=%v proven=%v state=%d inflight=%d ping=%v idle=%v\n", a.n, a.live, a.open, a.proven, a.state, a.inflight, a.pingOut, a.idle)
+		out += fmt.Sprintf("carrier %d live=%v open=%v proven=%v state=%d suspect=%v shunned=%v inflight=%d ping=%v idle=%v\n", a.n, a.live, a.open, a.proven, a.state, a.suspect, a.shunned, a.inflight, a.pingOut, a.idle)
 	}
 	for s := range c.all {
 		out += fmt.Sprintf("stream %d kind=%d shut=%v written=%d sent=%d limit=%d unsent=%d fin=%v sendDone=%v head=%v resend=%d queued=%v reset=%d stop=%d | rcvd=%d consumed=%d high=%d adv=%d final=%v/%d recvDone=%v eof=%v ooo=%d discard=%v ackDue=%v chore=%v query=%v\n",
