@@ -29,6 +29,7 @@ type attachment struct {
 	spent   bool   // it is used up
 	spentAt time.Time
 	careful time.Time // until when little is put on it at once; zero if it may take all
+	prompt  int       // bytes of data that are acknowledged early
 	unsaid  int       // bytes of data that came over it since the last early ACK
 	proven  bool      // rule 7: the peer has said something after the reply
 	open    bool      // live, proven, active: streams may use it
@@ -222,8 +223,11 @@ func (c *core) attach(ctx context.Context, a *attachment, carrier transport.Carr
 	now := time.Now()
 	a.carrier, a.live, a.since, a.lastRecv = carrier, true, now, now
 	a.scratch = make([]byte, 0, scratch)
-	if !c.heardAt.IsZero() && now.Sub(c.heardAt) >= carefulAfter && c.stored > minFlight && a.budget == 0 {
-		a.careful = now.Add(carefulFor)
+	if !c.heardAt.IsZero() && now.Sub(c.heardAt) >= carefulAfter && a.budget == 0 {
+		a.prompt = promptBytes
+		if c.stored > minFlight {
+			a.careful = now.Add(carefulFor)
+		}
 	}
 	if err := greeting(); err != nil {
 		c.detach(a, err)

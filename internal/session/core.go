@@ -79,10 +79,13 @@ const (
 	// too early no more is lost, and its peer's words came before.
 	budgetFlight = 6 << 10
 	// After a silence, of carefulAfter at least, a carrier starts with minFlight
-	// unacknowledged, for carefulFor or until it moves more than fastRate.
+	// unacknowledged, for carefulFor or until it moves more than fastRate; the other end
+	// acknowledges the first promptBytes as over a carrier with a budget, so that where
+	// round trips are short that takes a few of them.
 	carefulAfter = 400 * time.Millisecond
 	minFlight    = 16 << 10
 	carefulFor   = 30 * time.Second
+	promptBytes  = 64 << 10
 	// minPiece is the least that a chunk is cut to.
 	minPiece = 256
 	// reserve is what stays of a budget for a last ACK and CARRIER (docs/PROTOCOL.md,
@@ -751,7 +754,8 @@ func (c *core) gotMore(a *attachment, n int) {
 		c.tickBy(a.dataAt.Add(calmAfter))
 	}
 	c.moved(a.lastRecv)
-	if a.budget > 0 {
+	if a.budget > 0 || a.prompt > 0 {
+		a.prompt -= min(n, a.prompt)
 		if a.unsaid += n; a.unsaid >= earlyAck {
 			a.unsaid, c.ackFlush = 0, true
 			c.wake()
