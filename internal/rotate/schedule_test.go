@@ -102,7 +102,7 @@ func schedule(t *testing.T, seed uint64, policy Policy, routes []transport.Route
 			s.mu.Lock()
 			steps := s.steps - before
 			s.mu.Unlock()
-			if most := 40*int(d/time.Second) + 300; steps > most {
+			if most := 40*int(d/time.Second) + 200; steps > most {
 				t.Fatalf("%d steps, want at most %d\n%q\n%s", steps, most, story, s.log.String())
 			}
 		}
