@@ -33,7 +33,7 @@ var layers = []layer{
 	{"internal/certs", nil, "judges a cover's certificate; asks neither the system nor the clock"},
 	{"transport/mirror", []string{"internal/certs", "internal/fault", "internal/flow", "internal/wire", "transport", "obfs/..."}, "a transport knows nothing of streams and of other transports"},
 	{"transport/quic", []string{"internal/certs", "internal/wire", "transport", "obfs/..."}, "a transport knows nothing of streams and of other transports"},
-	{"obfs/...", []string{"obfs/records"}, "how bytes look: pure data and pure functions; a look says how its browser cuts records"},
+	{"obfs/...", []string{"obfs/records", "obfs/vectors"}, "how bytes look: pure data and pure functions; a look says how its browser cuts records"},
 	{"internal/session", []string{"internal/flow", "internal/wire", "transport"}, "knows carriers as an interface only, so that any may die"},
 	{"internal/rotate", []string{"internal/flow", "internal/wire", "transport"}, "chooses among carriers; knows neither frames nor TLS"},
 	{"internal/bridge", []string{"internal/rotate", "internal/session", "internal/wire"}, "shows a session to rotation, which do not know each other"},

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"busel/obfs/vectors"
 )
 
 func shipped(t testing.TB, family string) *Look {
@@ -187,21 +189,21 @@ func TestParseRefuses(t *testing.T) {
 // rebuild writes a hello anew with its extensions changed.
 func rebuild(t testing.TB, msg []byte, change func(ids []uint16, bodies map[uint16][]byte) []uint16) []byte {
 	t.Helper()
-	c := cursor{msg[4:], true}
-	c.take(2 + 32)
-	c.vector(1)
-	c.vector(2)
-	c.vector(1)
-	head := len(msg) - len(c.b)
-	exts := c.vector(2)
+	c := vectors.Of(msg[4:])
+	c.Take(2 + 32)
+	c.Vector(1)
+	c.Vector(2)
+	c.Vector(1)
+	head := len(msg) - len(c.B)
+	exts := c.Vector(2)
 	var ids []uint16
 	bodies := map[uint16][]byte{}
-	for exts.ok && len(exts.b) > 0 {
-		id := uint16(exts.uint(2))
+	for exts.OK && len(exts.B) > 0 {
+		id := uint16(exts.Uint(2))
 		ids = append(ids, id)
-		bodies[id] = slices.Clone(exts.vector(2).b)
+		bodies[id] = slices.Clone(exts.Vector(2).B)
 	}
-	if !exts.ok {
+	if !exts.OK {
 		t.Fatal("no hello")
 	}
 	var b []byte

@@ -2,6 +2,8 @@ package mirror
 
 import (
 	"encoding/binary"
+
+	"busel/obfs/vectors"
 )
 
 // IANA numbers of TLS (RFC 8446; draft-ietf-tls-ecdhe-mlkem for the hybrid).
@@ -137,70 +139,40 @@ func (m *messages) atBoundary() bool { return m.nHdr == 0 }
 // next forgets the message, to look for another one.
 func (m *messages) next() { m.buf = m.buf[:0] }
 
-// cursor takes fields off the front of b; ok goes false when b is too short.
-type cursor struct {
-	b  []byte
-	ok bool
-}
-
-func (c *cursor) take(n int) []byte {
-	if !c.ok || len(c.b) < n {
-		c.ok = false
-		return nil
-	}
-	b := c.b[:n]
-	c.b = c.b[n:]
-	return b
-}
-
-func (c *cursor) uint(n int) int {
-	v := 0
-	for _, x := range c.take(n) {
-		v = v<<8 | int(x)
-	}
-	return v
-}
-
-// vector takes a vector with a length of n bytes.
-func (c *cursor) vector(n int) cursor {
-	b := c.take(c.uint(n)) // first: it may clear ok
-	return cursor{b, c.ok}
-}
-
 // parseClientHello reads a whole ClientHello message with its 4-byte header.
 // ok is false if it is malformed, has no 32-byte session id or no x25519 share.
 // The share is that of group x25519, else the tail of the hybrid one.
 func parseClientHello(msg []byte) (h clientHello, ok bool) {
-	c := cursor{msg, true}
-	c.take(4 + 2)
-	copy(h.random[:], c.take(32))
-	sid := c.vector(1)
-	c.vector(2)
-	c.vector(1)
-	exts := c.vector(2)
-	if !c.ok || len(c.b) != 0 || len(sid.b) != 32 {
+	c := vectors.Of(msg)
+	c.Take(4 + 2)
+	copy(h.random[:], c.Take(32))
+	sid := c.Vector(1)
+	c.Vector(2)
+	c.Vector(1)
+	exts := c.Vector(2)
+	if !c.OK || len(c.B) != 0 || len(sid.B) != 32 {
 		return h, false
 	}
-	copy(h.sessionID[:], sid.b)
+	copy(h.sessionID[:], sid.B)
 	h.end = len(msg)
 	plain, hybrid := false, false
-	for exts.ok && len(exts.b) > 0 {
-		typ := exts.uint(2)
-		body := exts.vector(2)
+	for exts.OK && len(exts.B) > 0 {
+		typ := exts.Uint(2)
+		body := exts.Vector(2)
 		if typ == extPreSharedKey {
-			if len(exts.b) > 0 { // it must be the last (RFC 8446, section 4.2.11)
+			if len(exts.B) > 0 { // it must be the last (RFC 8446, section 4.2.11)
 				return h, false
 			}
-			body.vector(2)
-			h.end = len(msg) - len(body.b)
+			body.Vector(2)
+			h.end = len(msg) - len(body.B)
 		}
 		if typ != extKeyShare {
 			continue
 		}
-		shares := body.vector(2)
-		for shares.ok && len(shares.b) > 0 {
-			group := shares.uint(2)
-			key := shares.vector(2).b
+		shares := body.Vector(2)
+		for shares.OK && len(shares.B) > 0 {
+			group := shares.Uint(2)
+			key := shares.Vector(2).B
 			switch {
 			case group == groupX25519 && len(key) == 32 && !plain:
 				plain = true
@@ -210,39 +182,39 @@ func parseClientHello(msg []byte) (h clientHello, ok bool) {
 				copy(h.share[:], key[hybridShareLen-32:])
 			}
 		}
-		if !shares.ok || !body.ok {
+		if !shares.OK || !body.OK {
 			return h, false
 		}
 	}
-	return h, exts.ok && (plain || hybrid)
+	return h, exts.OK && (plain || hybrid)
 }
 
 // parseServerHello reads a whole ServerHello message with its 4-byte header.
 func parseServerHello(msg []byte) (h serverHello, ok bool) {
-	c := cursor{msg, true}
-	c.take(4 + 2)
-	copy(h.random[:], c.take(32))
-	c.vector(1)
-	c.take(2 + 1)
+	c := vectors.Of(msg)
+	c.Take(4 + 2)
+	copy(h.random[:], c.Take(32))
+	c.Vector(1)
+	c.Take(2 + 1)
 	h.retry = h.random == retryRandom
-	if !c.ok {
+	if !c.OK {
 		return h, false
 	}
-	if len(c.b) == 0 { // no extensions: TLS 1.2
+	if len(c.B) == 0 { // no extensions: TLS 1.2
 		return h, true
 	}
-	exts := c.vector(2)
-	for exts.ok && len(exts.b) > 0 {
-		typ := exts.uint(2)
-		body := exts.vector(2)
+	exts := c.Vector(2)
+	for exts.OK && len(exts.B) > 0 {
+		typ := exts.Uint(2)
+		body := exts.Vector(2)
 		switch typ {
 		case extSupportedVersions:
-			h.tls13 = body.uint(2) == versionTLS13
+			h.tls13 = body.Uint(2) == versionTLS13
 		case extKeyShare:
-			h.group = uint16(body.uint(2))
+			h.group = uint16(body.Uint(2))
 		}
 	}
-	return h, c.ok && exts.ok
+	return h, c.OK && exts.OK
 }
 
 // helloWatch follows the cover's plaintext until the ServerHello that decides.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"busel/obfs/look"
+	"busel/obfs/vectors"
 )
 
 // onWire dials a port that only listens and returns the ClientHello's record.
@@ -66,20 +67,20 @@ type parsedHello struct {
 
 func parseAll(t *testing.T, rec []byte) (p parsedHello) {
 	t.Helper()
-	c := cursor{rec[headerLen:], true}
-	c.take(4 + 2 + 32)
-	c.vector(1)
-	list := c.vector(2)
-	for len(list.b) > 0 && list.ok {
-		p.ciphers = append(p.ciphers, uint16(list.uint(2)))
+	c := vectors.Of(rec[headerLen:])
+	c.Take(4 + 2 + 32)
+	c.Vector(1)
+	list := c.Vector(2)
+	for len(list.B) > 0 && list.OK {
+		p.ciphers = append(p.ciphers, uint16(list.Uint(2)))
 	}
-	c.vector(1)
-	exts := c.vector(2)
-	for len(exts.b) > 0 && exts.ok {
-		id := uint16(exts.uint(2))
-		p.exts = append(p.exts, ext{id, exts.vector(2).b})
+	c.Vector(1)
+	exts := c.Vector(2)
+	for len(exts.B) > 0 && exts.OK {
+		id := uint16(exts.Uint(2))
+		p.exts = append(p.exts, ext{id, exts.Vector(2).B})
 	}
-	if !c.ok || !exts.ok || len(c.b) > 0 {
+	if !c.OK || !exts.OK || len(c.B) > 0 {
 		t.Fatal("ClientHello does not parse")
 	}
 	return p
@@ -209,11 +210,11 @@ func TestLook(t *testing.T) {
 				}
 				orders[strings.Join(order, " ")] = true
 				groups := numbers(p.ext(10)[2:])
-				shares := cursor{p.ext(extKeyShare)[2:], true}
+				shares := vectors.Of(p.ext(extKeyShare)[2:])
 				keys := map[uint16]string{}
 				var shared []uint16
-				for len(shares.b) > 0 {
-					g := uint16(shares.uint(2))
+				for len(shares.B) > 0 {
+					g := uint16(shares.Uint(2))
 					if isGREASE(g) {
 						if g != groups[0] {
 							t.Errorf("groups %x, share %x", groups, g)
@@ -221,7 +222,7 @@ func TestLook(t *testing.T) {
 						g = look.GREASE
 					}
 					shared = append(shared, g)
-					keys[g] = string(shares.vector(2).b)
+					keys[g] = string(shares.Vector(2).B)
 				}
 				if !slices.Equal(shared, tt.shares) {
 					t.Errorf("shares %x", shared)
