@@ -25,9 +25,7 @@ const (
 
 	// maxUnsent is what a stream queues beyond what carriers took: two batches,
 	// so that one is filled while the other is sealed.
-	maxUnsent  = 128 << 10
-	minUnsent  = 16 << 10
-	unsentTime = 50 * time.Millisecond
+	maxUnsent = 128 << 10
 	// maxSessionUnsent is the same for all streams together, one chunk each aside.
 	// A stream may queue a quarter of what the others leave: so streams that do
 	// not move never take all.
@@ -471,17 +469,7 @@ func (c *core) windowTime() time.Duration {
 }
 
 // share is the most that a stream may have queued now, beside one chunk.
-func (c *core) share() int {
-	most := maxUnsent
-	if c.open == 1 {
-		for _, a := range c.atts {
-			if a.open {
-				most = min(most, max(minUnsent, int(a.delivered.soon()*unsentTime.Seconds())))
-			}
-		}
-	}
-	return max(0, min(most, (maxSessionUnsent-c.unsent)/4))
-}
+func (c *core) share() int { return max(0, min(maxUnsent, (maxSessionUnsent-c.unsent)/4)) }
 
 // full reports whether s must wait for space: its own, or the session's while
 // there is no carrier.
