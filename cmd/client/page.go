@@ -44,7 +44,7 @@ func showPage(ctx context.Context, std cli.Std, dir *state.Dir, open bool) error
 	var link string
 	err := control.Call(ctx, dir.Socket(), opPage, nil, &link)
 	if errors.Is(err, control.ErrNotRunning) {
-		return cli.Hint(errors.New("the client is not running"), "start it with: client run")
+		return errNotRunning
 	}
 	if err != nil {
 		return err

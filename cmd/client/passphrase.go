@@ -151,7 +151,7 @@ is typed unseen, or read from standard input.`,
 				}
 				err = control.Call(ctx, dir.Socket(), opUnlock, passphrase, nil)
 				if errors.Is(err, control.ErrNotRunning) {
-					return cli.Hint(errors.New("the client is not running"), "start it with: client run")
+					return errNotRunning
 				}
 				if err != nil {
 					return err

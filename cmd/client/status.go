@@ -18,6 +18,9 @@ import (
 	"busel/transport"
 )
 
+// errNotRunning is for commands that only a running client can answer.
+var errNotRunning = cli.Hint(errors.New("the client is not running"), "start it with: client run")
+
 func statusCommand() cli.Command {
 	return cli.Command{
 		Name: "status", Summary: "what the running client sees",
@@ -39,7 +42,7 @@ failed and how, and how often it moved to another connection.`,
 				var raw json.RawMessage
 				err = control.Call(ctx, dir.Socket(), opStatus, nil, &raw)
 				if errors.Is(err, control.ErrNotRunning) {
-					return cli.Hint(errors.New("the client is not running"), "start it with: client run")
+					return errNotRunning
 				}
 				if err != nil {
 					return err
