@@ -42,21 +42,7 @@ func flicker(t *testing.T, seed uint64) {
 	s := w.open(flow.Addr{Name: "endless", Port: endless})
 	defer s.Close()
 	var at atomic.Int64
-	go func() {
-		for buf := make([]byte, 32<<10); ; {
-			n, err := s.Read(buf)
-			if err != nil {
-				return
-			}
-			for i, b := range buf[:n] {
-				if b != pattern(int(at.Load())+i) {
-					t.Errorf("byte %d is wrong", int(at.Load())+i)
-					return
-				}
-			}
-			at.Add(int64(n))
-		}
-	}()
+	go drain(t, s, func(n int) { at.Add(int64(n)) })
 	time.Sleep(2 * time.Second)
 	for range 10 + rng.IntN(30) {
 		w.mu.Lock()

@@ -14,6 +14,25 @@ import (
 	tt "busel/transport/transporttest"
 )
 
+// drain reads what [patterned] says until the stream ends, checks each byte, and tells
+// of each piece.
+func drain(t *testing.T, s *session.Stream, took func(n int)) {
+	for at, buf := 0, make([]byte, 32<<10); ; {
+		n, err := s.Read(buf)
+		if err != nil {
+			return
+		}
+		for i, b := range buf[:n] {
+			if b != pattern(at+i) {
+				t.Errorf("byte %d is wrong", at+i)
+				return
+			}
+		}
+		at += n
+		took(n)
+	}
+}
+
 // suspected is a download over a carrier that has just become suspect, and a spare.
 func suspected(t *testing.T, w *world) (s *session.Stream, old, spare *tt.Link, got <-chan int) {
 	t.Helper()
@@ -28,22 +47,7 @@ func suspected(t *testing.T, w *world) (s *session.Stream, old, spare *tt.Link, 
 	}
 	s = w.open(flow.Addr{Name: "endless", Port: endless})
 	read := make(chan int, 1000)
-	go func() {
-		for at, buf := 0, make([]byte, 32<<10); ; {
-			n, err := s.Read(buf)
-			if err != nil {
-				return
-			}
-			for i, b := range buf[:n] {
-				if b != pattern(at+i) {
-					t.Errorf("byte %d is wrong", at+i)
-					return
-				}
-			}
-			at += n
-			read <- n
-		}
-	}()
+	go drain(t, s, func(n int) { read <- n })
 	time.Sleep(3 * time.Second)
 	old.Freeze(tt.Client)
 	old.Freeze(tt.Relay)
@@ -180,22 +184,10 @@ func suspectOfSeveral(t *testing.T) (took time.Duration) {
 		defer s.Close()
 		var at, last atomic.Int64
 		begin := time.Now()
-		go func() {
-			for buf := make([]byte, 32<<10); ; {
-				n, err := s.Read(buf)
-				if err != nil {
-					return
-				}
-				for i, b := range buf[:n] {
-					if b != pattern(int(at.Load())+i) {
-						t.Errorf("byte %d is wrong", int(at.Load())+i)
-						return
-					}
-				}
-				at.Add(int64(n))
-				last.Store(int64(time.Since(begin)))
-			}
-		}()
+		go drain(t, s, func(n int) {
+			at.Add(int64(n))
+			last.Store(int64(time.Since(begin)))
+		})
 		time.Sleep(3 * time.Second)
 		old.Freeze(tt.Client)
 		old.Freeze(tt.Relay)
