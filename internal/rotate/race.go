@@ -395,15 +395,12 @@ func (k *Keeper) living(now time.Time) {
 
 func (k *Keeper) relay() string { return k.paths[0].Route.Relay }
 
-// pardon forgets what an outage made of the paths and of the relay, and what moved
-// before it: the network may be another one.
+// pardon forgets what an outage made of the paths and of the relay. What moved before
+// it says little: the network may be another one.
 func (k *Keeper) pardon(now time.Time) {
 	k.shaken, k.failed = now, time.Time{}
-	k.trial.end()
 	k.trial.after = later(k.trial.after, now.Add(backRest))
-	if k.back = now; !k.moving.IsZero() {
-		k.moving = now
-	}
+	k.back = now
 	for _, p := range k.paths {
 		p.silent = time.Time{}
 	}

@@ -475,9 +475,6 @@ func (a *attachment) left() uint64 {
 // quota is how many bytes of STREAM and DATAGRAM frames the carrier takes at once.
 func (a *attachment) quota() int {
 	left := a.flight() - a.carrying
-	if !a.careful.IsZero() && a.c.urgent.head != nil {
-		left = max(left, smallBuffer) // a page does not wait for a transfer's ACK
-	}
 	switch {
 	case left <= 0:
 		return 0
@@ -497,7 +494,7 @@ func (a *attachment) flight() int {
 	case a.budget > 0:
 		return budgetFlight
 	case a.gropes():
-		return max(minFlight, int(1.5*a.delivered.soon()*(min(a.best, time.Second)+ackDelay).Seconds()))
+		return max(minFlight, int(2*a.delivered.soon()*(min(a.best, time.Second)+ackDelay).Seconds()))
 	case a.c.open < 2:
 		return math.MaxInt
 	}
@@ -699,9 +696,7 @@ func (c *core) fillControl(a *attachment) {
 		c.gauge()
 		a.add(transport.LaneControl, wire.Frame{Type: wire.Window, Limit: c.advertised})
 	}
-	// That a carrier is well again does not overtake what said that it is suspect: both
-	// go over others.
-	for len(c.announce) > 0 && a.space() && (c.announce[0].ID != uint64(a.n) || c.open < 2) {
+	for len(c.announce) > 0 && a.space() {
 		a.add(transport.LaneControl, c.announce[0])
 		c.announce = c.announce[1:]
 	}
@@ -1050,10 +1045,6 @@ func (a *attachment) heard(n int, now time.Time) {
 	if a.shunned && a.c.client {
 		a.shunned, a.greet = false, true
 		a.c.setOpen(a)
-		if a.c.open > 1 {
-			a.c.announce = append(a.c.announce, a.ruling())
-			a.c.wake()
-		}
 		a.wake()
 	}
 }

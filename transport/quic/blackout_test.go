@@ -149,7 +149,9 @@ func TestBlackoutWhileDialling(t *testing.T) {
 				}
 			})
 		}
-		if through < 3 || acknowledged > 2 {
+		// Between the acknowledgement of the hello and the reply lie a few datagrams, whose
+		// order is the scheduler's: settings, a new connection ID, a ticket.
+		if through < 3 || acknowledged > 4 {
 			t.Errorf("%d dials were done in 29 datagrams, %d failed with a hello that was acknowledged", through, acknowledged)
 		}
 	}
