@@ -425,7 +425,7 @@ func (b *Bout) patience(ctx context.Context) (t Trial, err error) {
 // usage is what a process has cost.
 type usage struct {
 	busy   time.Duration // of processors, in user and kernel mode
-	memory int64         // resident, in bytes
+	memory int64         // resident, but for what is mapped from files, in bytes
 }
 
 // clockTick is the unit of times in /proc; it is 1/100 s on all of Go's Linux systems.
@@ -448,13 +448,14 @@ func parseUsage(stat, statm string) (u usage, err error) {
 	// The program's name is in parentheses and may have any characters.
 	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
 	pages := strings.Fields(statm)
-	if len(fields) < 13 || len(pages) < 2 {
+	if len(fields) < 13 || len(pages) < 3 {
 		return u, errors.New("/proc: too few fields")
 	}
 	user, err1 := strconv.ParseInt(fields[11], 10, 64)
 	system, err2 := strconv.ParseInt(fields[12], 10, 64)
 	resident, err3 := strconv.ParseInt(pages[1], 10, 64)
-	return usage{time.Duration(user+system) * clockTick, resident * int64(os.Getpagesize())}, errors.Join(err1, err2, err3)
+	mapped, err4 := strconv.ParseInt(pages[2], 10, 64)
+	return usage{time.Duration(user+system) * clockTick, (resident - mapped) * int64(os.Getpagesize())}, errors.Join(err1, err2, err3, err4)
 }
 
 // cold measures how long a page takes from the client's start, under the rules.

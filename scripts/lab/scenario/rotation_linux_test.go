@@ -15,10 +15,10 @@ func TestParseUsage(t *testing.T) {
 	// From proc_pid_stat(5): utime and stime are the 14th and 15th field.
 	const stat = "4242 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0 7 0 100 1000000 500 18446744073709551615"
 	u, err := parseUsage(stat, "3000 500 100 1 0 400 0\n")
-	if err != nil || u.busy != 3*time.Second || u.memory%500 != 0 || u.memory < 500*4096 {
+	if err != nil || u.busy != 3*time.Second || u.memory%400 != 0 || u.memory < 400*4096 {
 		t.Errorf("%+v, %v", u, err)
 	}
-	for _, bad := range [][2]string{{"4242 (x) S 1 2", "1 2"}, {stat, "1"}, {"", ""}, {stat, "1 x"}} {
+	for _, bad := range [][2]string{{"4242 (x) S 1 2", "1 2"}, {stat, "1"}, {"", ""}, {stat, "1 x 2"}, {stat, "1 2"}, {stat, "1 2 x"}} {
 		if _, err := parseUsage(bad[0], bad[1]); err == nil {
 			t.Errorf("no error for %q", bad)
 		}
