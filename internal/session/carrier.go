@@ -475,6 +475,9 @@ func (a *attachment) left() uint64 {
 // quota is how many bytes of STREAM and DATAGRAM frames the carrier takes at once.
 func (a *attachment) quota() int {
 	left := a.flight() - a.carrying
+	if !a.careful.IsZero() && a.c.urgent.head != nil {
+		left = max(left, smallBuffer) // a page does not wait for a transfer's ACK
+	}
 	switch {
 	case left <= 0:
 		return 0
@@ -494,7 +497,7 @@ func (a *attachment) flight() int {
 	case a.budget > 0:
 		return budgetFlight
 	case a.gropes():
-		return max(minFlight, int(2*a.delivered.soon()*(min(a.best, time.Second)+ackDelay).Seconds()))
+		return max(minFlight, int(1.5*a.delivered.soon()*(min(a.best, time.Second)+ackDelay).Seconds()))
 	case a.c.open < 2:
 		return math.MaxInt
 	}
