@@ -178,3 +178,65 @@ func TestLeftAlone(t *testing.T) {
 		}
 	}
 }
+
+// talk answers each KiB with four, as a page's requests on one connection do; on the
+// endless port it sends for ever.
+func talk(ctx context.Context, s *session.Stream, dst flow.Addr) {
+	if dst.Port == endless {
+		serve(ctx, s, dst)
+		return
+	}
+	defer s.Close()
+	for question := make([]byte, 1<<10); ; {
+		if _, err := io.ReadFull(s, question); err != nil {
+			return
+		}
+		s.Write(make([]byte, 4<<10))
+	}
+}
+
+// A page does not wait for the ACKs that a transfer waits for on a carrier that starts
+// carefully: each of its answers would wait for up to a round trip.
+func TestPageBesideACarefulStart(t *testing.T) {
+	const trips = 4
+	var sum time.Duration
+	const pages = 8
+	for i := range pages {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, talk)
+			defer w.stop()
+			w.delay = 100 * time.Millisecond
+			cfg := tt.LinkConfig{Rate: 1 << 20, Capacity: 64 << 10}
+			l, _, err := w.dial(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			bulk := w.open(flow.Addr{Name: "down", Port: endless})
+			defer bulk.Close()
+			go io.Copy(io.Discard, struct{ io.Reader }{bulk})
+			time.Sleep(3 * time.Second)
+			l.Freeze(tt.Client)
+			l.Freeze(tt.Relay)
+			time.Sleep(500 * time.Millisecond)
+			l.Kill()
+			if _, _, err := w.dial(cfg); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Duration(i) * 2 * w.delay / pages)
+			begin := time.Now()
+			page := w.open(origin)
+			defer page.Close()
+			for range trips {
+				page.Write(make([]byte, 1<<10))
+				if _, err := io.ReadFull(page, make([]byte, 4<<10)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			sum += time.Since(begin)
+			t.Log(time.Since(begin))
+		})
+	}
+	if mean := sum / pages; mean > trips*300*time.Millisecond {
+		t.Errorf("a page of %d round trips of 200 ms took %v", trips, mean)
+	}
+}
