@@ -240,6 +240,37 @@ func TestControlCost(t *testing.T) {
 	}
 }
 
+// A client may say as often as it likes that a carrier is suspect and is not: what that
+// had is taken back once, in a walk through all streams.
+func TestSuspectCost(t *testing.T) {
+	c := newCore(false, nil)
+	c.mu.Lock()
+	defer c.unlock()
+	for n := range uint32(2) { // so that the other one is left
+		a := c.newAttachment(n + 1)
+		a.carrier, a.live, a.proven, a.laden = deadCarrier{}, true, true, true
+		c.setOpen(a)
+	}
+	walks := 0
+	for range 100 {
+		var said []byte
+		for _, state := range []wire.CarrierState{wire.CarrierSuspect, wire.CarrierActive} {
+			f := wire.Frame{Type: wire.Carrier, ID: 1, State: state}
+			said = f.Append(said)
+		}
+		c.windowDue = false
+		if err := c.handle(c.atts[1], said, nil); err != nil {
+			t.Fatal(err)
+		}
+		if c.windowDue { // it is said anew
+			walks++
+		}
+	}
+	if walks != 1 {
+		t.Errorf("%d walks", walks)
+	}
+}
+
 // Carriers that die before they have said anything leave no heap of
 // announcements.
 func TestAnnouncementsAreBounded(t *testing.T) {

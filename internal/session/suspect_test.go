@@ -36,8 +36,12 @@ func drain(t *testing.T, s *session.Stream, took func(n int)) {
 // suspected is a download over a carrier that has just become suspect, and a spare.
 func suspected(t *testing.T, w *world) (s *session.Stream, old, spare *tt.Link, got <-chan int) {
 	t.Helper()
+	return suspectedOf(t, w, tt.LinkConfig{}) // a batch arrives at once, as the records of one do
+}
+
+func suspectedOf(t *testing.T, w *world, cfg tt.LinkConfig) (s *session.Stream, old, spare *tt.Link, got <-chan int) {
+	t.Helper()
 	w.delay = 50 * time.Millisecond
-	cfg := tt.LinkConfig{} // a batch arrives at once, as the records of one do
 	var err error
 	if old, _, err = w.dial(cfg); err != nil {
 		t.Fatal(err)
@@ -145,11 +149,140 @@ func TestUntriedIsToldInTheHello(t *testing.T) {
 			t.Fatal("the spare is suspect already")
 		}
 		begin := time.Now()
+		sum := <-got
+		if d := time.Since(begin); d > w.delay/2 {
+			t.Errorf("it took %v after the relay's answer", d)
+		}
+		for sum < 1<<20 {
+			select {
+			case n := <-got:
+				sum += n
+			case <-time.After(300 * time.Millisecond):
+				t.Fatalf("it stands after %d bytes", sum)
+			}
+		}
+	})
+}
+
+// A carrier of which a hello says that it is suspect is not used again while the one
+// that said hello is about to come, though nothing else is left to the relay.
+func TestSuspectUntilAttached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, patterned)
+		defer w.stop()
+		// The silent one takes whatever is put on it.
+		s, _, spare, got := suspectedOf(t, w, tt.LinkConfig{Rate: 1 << 20, Capacity: 16 << 20})
+		defer s.Close()
+		spare.Kill()
+		synctest.Wait()
+		w.answer = 20 * time.Millisecond
+		if _, _, err := w.dial(tt.LinkConfig{}); err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
 		<-got
 		if d := time.Since(begin); d > w.delay/2 {
 			t.Errorf("it took %v after the relay's answer", d)
 		}
 	})
+}
+
+// An old word that a carrier is suspect may come after a newer one that it is not:
+// carriers have no common order. The relay uses the carrier again soon, as long as
+// several are in use, and when no other is left.
+func TestLateWord(t *testing.T) {
+	for _, alone := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, patterned)
+			defer w.stop()
+			w.delay = 50 * time.Millisecond
+			cfg := tt.LinkConfig{Rate: 1 << 20, Capacity: 80 << 10}
+			var links [2]*tt.Link
+			for i := range links {
+				var err error
+				if links[i], _, err = w.dial(cfg); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s := w.open(flow.Addr{Name: "endless", Port: endless})
+			defer s.Close()
+			go drain(t, s, func(int) {})
+			time.Sleep(3 * time.Second)
+			links[0].Freeze(tt.Client)
+			links[0].Freeze(tt.Relay)
+			links[1].Freeze(tt.Relay) // the word does not arrive yet
+			w.until("suspicion", func(v session.View) bool { return v.Carriers[0].Suspect && !v.Carriers[1].Suspect })
+			links[0].Thaw(tt.Client)
+			links[0].Thaw(tt.Relay)
+			w.until("recovery", func(v session.View) bool { return !v.Carriers[0].Suspect })
+			time.Sleep(2 * w.delay) // that it is well again is said on it, and arrives
+			links[1].Thaw(tt.Relay)
+			synctest.Wait()
+			if alone {
+				w.client.Set(2, wire.CarrierSpare)
+			}
+			time.Sleep(4 * time.Second)
+			v, _ := w.client.View()
+			before := v.Carriers[0].Down
+			time.Sleep(2 * time.Second)
+			if v, _ = w.client.View(); len(v.Carriers) != 2 || v.Carriers[0].Down-before < 1<<20 {
+				t.Errorf("alone %t: %d bytes came over it in 2 s, it passes 1 MiB a second\nclient %s\nrelay %s", alone, v.Carriers[0].Down-before, w.client.Dump(), w.server().Dump())
+			}
+		})
+	}
+}
+
+// A hello that is late says that a carrier is suspect which is well again, and no other
+// is left: the relay uses it, whether the dial is given up or its carrier is a spare of
+// which the client does not know yet.
+func TestLateHello(t *testing.T) {
+	for _, state := range []wire.CarrierState{wire.CarrierActive, wire.CarrierSpare} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, patterned)
+			defer w.stop()
+			w.delay = 50 * time.Millisecond
+			cfg := tt.LinkConfig{Rate: 1 << 20, Capacity: 80 << 10}
+			old, _, err := w.dial(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			other, _, err := w.dial(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := w.open(flow.Addr{Name: "endless", Port: endless})
+			defer s.Close()
+			got := make(chan int, 1000)
+			go drain(t, s, func(n int) { got <- n })
+			came(got, 3*time.Second)
+			old.Freeze(tt.Client)
+			old.Freeze(tt.Relay)
+			w.until("suspicion", func(v session.View) bool { return v.Carriers[0].Suspect })
+			o := w.client.Offer(session.CarrierOptions{State: state})
+			defer o.Withdraw()
+			h, err := wire.ParseHello(o.Hello().Append(nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			old.Thaw(tt.Client)
+			old.Thaw(tt.Relay)
+			came(got, time.Second)
+			other.Kill()
+			came(got, time.Second)
+			srv, known := w.lookup(h)
+			_, ad := srv.Admit(h, known)
+			if state == wire.CarrierSpare {
+				l := tt.NewLink(cfg)
+				w.wg.Go(func() { ad.Attach(w.ctx, l.Carrier(tt.Relay)) })
+			} else {
+				ad.Withdraw()
+			}
+			came(got, time.Second)
+			if n := came(got, 2*time.Second); n < 1<<20 {
+				t.Errorf("state %d: %d bytes came in 2 s over the carrier that is left, it passes 1 MiB a second\nclient %s\nrelay %s", state, n, w.client.Dump(), w.server().Dump())
+			}
+		})
+	}
 }
 
 // With several carriers in use, what a silent one had comes over the others as soon as
@@ -574,6 +707,99 @@ func TestPageAfterSilence(t *testing.T) {
 			if d := time.Since(begin); d > 3*time.Second { // 32 s if it takes all
 				t.Errorf("answer %d took %v", i, d)
 			}
+		}
+	})
+}
+
+// afterSilence is a download over a new carrier that comes after a second of silence.
+func afterSilence(t *testing.T, w *world, delay time.Duration, cfg tt.LinkConfig) (got <-chan int) {
+	t.Helper()
+	_, _, spare, got := suspected(t, w)
+	spare.Kill()
+	time.Sleep(time.Second)
+	w.delay = delay
+	if _, _, err := w.dial(cfg); err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// came is how much does for so long.
+func came(got <-chan int, long time.Duration) (sum int) {
+	for over := time.After(long); ; {
+		select {
+		case n := <-got:
+			sum += n
+		case <-over:
+			return sum
+		}
+	}
+}
+
+// Where round trips are short and connections may not live long a careful start is over
+// soon.
+func TestCarefulIsBrief(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, patterned)
+		defer w.stop()
+		got := afterSilence(t, w, 10*time.Millisecond, tt.LinkConfig{})
+		if n := came(got, 200*time.Millisecond); n < 1<<20 { // 0.2 MB if ACKs wait for company
+			t.Errorf("%d bytes came in the first 200 ms", n)
+		}
+	})
+}
+
+// A careful start finds what a slow path takes.
+func TestCarefulGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, patterned)
+		defer w.stop()
+		const rate = 120 << 10
+		got := afterSilence(t, w, 150*time.Millisecond, tt.LinkConfig{Rate: rate})
+		if n := came(got, 10*time.Second); n < 10*rate*2/3 {
+			t.Errorf("%d bytes came in 10 s, the path passes %d", n, 10*rate)
+		}
+	})
+}
+
+// Care has an end though too little moves to know the path: what is asked for a minute
+// after an outage is not held up.
+func TestCarefulEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(ctx context.Context, s *session.Stream, dst flow.Addr) {
+			if dst.Port == endless {
+				patterned(ctx, s, dst)
+				return
+			}
+			defer s.Close()
+			s.Write(make([]byte, int(dst.Port)<<10))
+			s.CloseWrite()
+			io.Copy(io.Discard, s)
+		})
+		defer w.stop()
+		ask := func(kib uint16) {
+			s := w.open(flow.Addr{Name: "page", Port: kib})
+			defer s.Close()
+			if n, err := io.Copy(io.Discard, s); n != int64(kib)<<10 || err != nil {
+				t.Errorf("%d bytes of %d KiB: %v", n, kib, err)
+			}
+		}
+		bulk, _, spare, _ := suspected(t, w)
+		spare.Kill()
+		time.Sleep(time.Second)
+		w.delay = 10 * time.Millisecond
+		if _, _, err := w.dial(tt.LinkConfig{}); err != nil {
+			t.Fatal(err)
+		}
+		bulk.Close()
+		for range 30 {
+			time.Sleep(2 * time.Second)
+			ask(8)
+		}
+		begin := time.Now()
+		ask(1 << 10)
+		if d := time.Since(begin); d > 200*time.Millisecond {
+			t.Errorf("1 MiB took %v", d)
 		}
 	})
 }

@@ -26,6 +26,7 @@ type world struct {
 	quit   context.CancelFunc // ends the client
 	cfg    session.ServerConfig
 	delay  time.Duration
+	answer time.Duration // from when the relay has taken a hello until its accept leaves
 
 	mu       sync.Mutex
 	sessions map[[wire.SecretLen]byte]*session.Server
@@ -117,6 +118,7 @@ func (w *world) dialFor(opt session.CarrierOptions, cfg tt.LinkConfig) (l *tt.Li
 		o.Withdraw()
 		return nil, nil, &wire.StatusError{Status: accept.Status}
 	}
+	time.Sleep(w.answer)
 	cfg.Delay = w.delay
 	l = tt.NewLink(cfg)
 	w.wg.Go(func() { admission.Attach(w.ctx, l.Carrier(tt.Relay)) })
