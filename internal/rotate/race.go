@@ -386,19 +386,23 @@ func (k *Keeper) noteReached(a *attempt) {
 // living notes a sign of life from outside: if there was an outage, it and not a
 // censor made the paths silent.
 func (k *Keeper) living(now time.Time) {
-	if since, _ := k.cfg.Horizon.Outage(); !since.IsZero() {
+	since, _ := k.cfg.Horizon.Outage()
+	k.cfg.Horizon.alive(now)
+	if !since.IsZero() {
 		k.log.Info("the network is back", "relay", k.relay(), "away", now.Sub(since).Round(time.Second))
 		k.report(Event{Kind: Back, Took: now.Sub(since)})
+		k.pardon(now)
 	}
-	k.cfg.Horizon.alive(now)
 }
 
 func (k *Keeper) relay() string { return k.paths[0].Route.Relay }
 
-// pardon forgets what an outage made of the paths and of the relay. What moved before
-// it says little: the network may be another one.
+// pardon forgets what an outage made of the paths and of the relay, and what moved
+// before it: the network may be another one.
 func (k *Keeper) pardon(now time.Time) {
+	k.outage = false
 	k.shaken, k.failed = now, time.Time{}
+	k.trial.end()
 	k.trial.after = later(k.trial.after, now.Add(backRest))
 	k.back = now
 	for _, p := range k.paths {

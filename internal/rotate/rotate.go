@@ -180,7 +180,7 @@ type Keeper struct {
 	flaps     int               // carriers in a row that did not live long
 	roamed    bool              // recall what is known: the network may be another one
 	unproven  time.Time         // when a spare took over from a silent carrier; zero once something came
-	outage    bool              // there was one at the last step
+	outage    bool              // there is one, as far as we have heard
 	back      time.Time         // when an outage ended
 	shaken    time.Time         // when an outage ended, or the link changed: what was silent then says nothing of its path
 	silence   time.Time         // when a dial last met silence that may be the network's

@@ -1026,34 +1026,100 @@ func TestAround(t *testing.T) {
 // A network that is slow after an outage is not taken for one that throttles what was
 // fast before, and its pages do not wait for spares.
 func TestSlowAfterOutage(t *testing.T) {
-	slow := false
+	for name, c := range map[string]struct {
+		before, after float64 // bytes/s
+		outage        time.Duration
+		survive       bool // the carriers come back, the spare too
+	}{
+		"new carriers":              {2e6, 20e3, 40 * time.Second, false},
+		"the same carriers":         {2e6, 20e3, 12 * time.Second, true},
+		"slow and slower":           {40e3, 4500, 40 * time.Second, false},
+		"slow and slower, the same": {40e3, 4500, 12 * time.Second, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			slow := false
+			run(t, func(s *sim, _ *Config) {
+				s.moving = true
+				s.rate = func(_ *simCarrier, n int) float64 {
+					if slow {
+						return c.after / float64(n)
+					}
+					return c.before / float64(n)
+				}
+			}, both, func(t *testing.T, s *sim) {
+				s.let(3 * time.Second)
+				s.is("tls active", "udp spare")
+				over := make(chan bool)
+				go func() { // applications ask again and again
+					for tick := time.Tick(700 * time.Millisecond); ; {
+						select {
+						case <-tick:
+							s.each(func(c *simCarrier) { c.said += 500 })
+						case <-over:
+							return
+						}
+					}
+				}()
+				s.blackout(c.outage)
+				close(over)
+				s.change(func() { slow = true })
+				want := 1
+				if c.survive {
+					s.each(func(c *simCarrier) { c.suspect = false })
+					want = 2
+				}
+				s.let(3 * time.Second)
+				for range 60 {
+					s.let(100 * time.Millisecond)
+					if got := s.states(); len(got) != want || c.survive && !slices.Equal(got, []string{"tls active", "udp spare"}) {
+						t.Fatalf("after %v there are %q, want %d\n%s", time.Since(s.begin), got, want, s.log.String())
+					}
+				}
+				if strings.Contains(s.log.String(), "throttled") {
+					t.Errorf("taken for throttled:\n%s", s.log.String())
+				}
+				before, moves := len(s.dials), s.moves
+				s.let(15 * time.Second)
+				if len(s.dials) == before && s.moves == moves {
+					t.Error("no other carrier was tried later")
+				}
+			})
+		})
+	}
+}
+
+// After an outage that leaves a fast network a spare is made soon, and a second carrier
+// is tried later: what moved says little yet.
+func TestSpareAfterOutage(t *testing.T) {
 	run(t, func(s *sim, _ *Config) {
 		s.moving = true
-		s.rate = func(_ *simCarrier, n int) float64 {
-			if slow {
-				return 20e3 / float64(n)
-			}
-			return 2e6 / float64(n)
-		}
+		s.rate = func(_ *simCarrier, n int) float64 { return 2e6 / float64(n) }
 	}, both, func(t *testing.T, s *sim) {
 		s.let(6 * time.Second)
-		s.is("tls active", "udp spare")
 		s.blackout(40 * time.Second)
-		s.change(func() { slow = true })
-		s.let(3 * time.Second)
-		for range 60 {
+		kinds := func() (active, spare int) {
+			for _, c := range s.states() {
+				if strings.HasSuffix(c, "active") {
+					active++
+				} else {
+					spare++
+				}
+			}
+			return active, spare
+		}
+		s.let(4 * time.Second)
+		for range 60 { // until backRest is over
+			if active, spare := kinds(); active != 1 || spare != 1 {
+				t.Fatalf("after %v there are %q\n%s", time.Since(s.begin), s.states(), s.log.String())
+			}
 			s.let(100 * time.Millisecond)
-			if got := s.states(); len(got) != 1 {
-				t.Fatalf("after %v there are %q, want one carrier\n%s", time.Since(s.begin), got, s.log.String())
+		}
+		for range 50 {
+			s.let(100 * time.Millisecond)
+			if active, _ := kinds(); active == 2 {
+				return
 			}
 		}
-		if strings.Contains(s.log.String(), "throttled") {
-			t.Errorf("taken for throttled:\n%s", s.log.String())
-		}
-		before := len(s.dialsOver(over(udpA))) + len(s.dialsOver(over(tlsA)))
-		s.let(15 * time.Second)
-		if n := len(s.dialsOver(over(udpA))) + len(s.dialsOver(over(tlsA))); n == before {
-			t.Error("no other carrier was tried later")
-		}
+		t.Errorf("no second carrier was tried, there are %q", s.states())
 	})
 }

@@ -94,6 +94,7 @@ type simCarrier struct {
 	dead    bool
 	rate    float64
 	moved   float64
+	said    uint64 // bytes that left, whether or not they came
 	end     chan error
 }
 
@@ -202,7 +203,7 @@ func (s *sim) View() (View, <-chan struct{}) {
 	s.steps++
 	v := View{Wanted: s.wanted, Moving: s.moving}
 	for _, c := range s.live {
-		v.Carriers = append(v.Carriers, Carrier{N: c.n, State: c.state, Suspect: c.suspect, Spent: c.spent, Busy: c.rate > 0, Late: c.late, Rate: c.rate, Down: uint64(c.moved)})
+		v.Carriers = append(v.Carriers, Carrier{N: c.n, State: c.state, Suspect: c.suspect, Spent: c.spent, Busy: c.rate > 0, Late: c.late, Rate: c.rate, Up: c.said, Down: uint64(c.moved)})
 	}
 	slices.SortFunc(v.Carriers, func(a, b Carrier) int { return int(a.N) - int(b.N) })
 	return v, s.changed
