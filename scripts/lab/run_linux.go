@@ -272,17 +272,8 @@ func (o *options) tell(ctx context.Context, s scenario.Story) (err error) {
 	if err := errors.Join(scenario.WriteStory(os.Stdout, s, name, told.Chapters), scenario.WriteMinutes(os.Stdout, name, minutes)); err != nil {
 		return err
 	}
-	known, bad := scenario.Failures(told.Chapters, storyWithin)
-	known2, bad2 := scenario.Barren(minutes)
-	known, bad = append(known, known2...), append(bad, bad2...)
-	if len(known) > 0 {
-		fmt.Println()
-	}
-	for _, f := range known {
-		fmt.Println("* known:", f)
-	}
 	var all []error
-	for _, f := range bad {
+	for _, f := range append(scenario.Failures(told.Chapters, storyWithin), scenario.Barren(minutes)...) {
 		all = append(all, errors.New(f))
 	}
 	return errors.Join(all...)

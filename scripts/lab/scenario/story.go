@@ -27,9 +27,6 @@ type Stage struct {
 	// Passable: some way to a relay exists that the subject could use today, so
 	// that pages must come.
 	Passable bool
-	// Until is what is missing that they do, as in a [Scenario]; what comes
-	// nevertheless is welcome, since stages are short and chance has a part in them.
-	Until string
 }
 
 // Length is how long the story takes.
@@ -53,18 +50,18 @@ func minsk2020() Story {
 		Title:  "Minsk, 9-12 August 2020",
 		Source: "OONI 2020-09-16; Qurium and Human Constanta 2020-09-23; Psiphon 2020-08-20; Meduza and Bloomberg 2020-08; rows B1-B10",
 		Stages: []Stage{
-			{"Before: everything is open", 30 * time.Second, nil, Path{}, true, ""},
-			{"9 August, morning: news sites are reset while saying hello", minute, []string{"s1-rst-gfw"}, Path{}, true, ""},
-			{"Noon: name servers lie, and plain HTTP is led to look-alikes", minute, []string{"s1-rst-gfw", "dns-lie", "http-redirect"}, Path{}, true, ""},
-			{"Evening: VPN protocols are dropped, and whatever looks random", minute, []string{"s1-rst-gfw", "dns-lie", "s7-fully-encrypted", "s12-protocols"}, Path{}, true, ""},
-			{"20:00: connections to port 443 abroad are reset", 45 * time.Second, []string{"port443-rst", "dns-lie"}, mobile, true, ""},
-			{"Night: all TLS to abroad is filtered, mobile networks are slow", minute, []string{"s1-rst-all-tls", "dns-lie"}, mobile, true, ""},
-			{"10 August: the country is offline", 75 * time.Second, []string{"s12-shutdown"}, Path{}, false, ""},
-			{"A window of half a minute", 30 * time.Second, []string{"s1-rst-gfw", "dns-lie"}, mobile, true, untilLatency},
-			{"11 August: offline again", minute, []string{"s12-shutdown"}, Path{}, false, ""},
-			{"A window of fifteen seconds", 15 * time.Second, []string{"s1-rst-gfw", "dns-lie"}, mobile, true, untilLatency},
-			{"Offline until the morning", 45 * time.Second, []string{"s12-shutdown"}, Path{}, false, ""},
-			{"12 August: back at a quarter of the rate", minute, []string{"s1-rst-gfw", "dns-lie"}, Path{Rate: StandardRate / 4}, true, ""},
+			{"Before: everything is open", 30 * time.Second, nil, Path{}, true},
+			{"9 August, morning: news sites are reset while saying hello", minute, []string{"s1-rst-gfw"}, Path{}, true},
+			{"Noon: name servers lie, and plain HTTP is led to look-alikes", minute, []string{"s1-rst-gfw", "dns-lie", "http-redirect"}, Path{}, true},
+			{"Evening: VPN protocols are dropped, and whatever looks random", minute, []string{"s1-rst-gfw", "dns-lie", "s7-fully-encrypted", "s12-protocols"}, Path{}, true},
+			{"20:00: connections to port 443 abroad are reset", 45 * time.Second, []string{"port443-rst", "dns-lie"}, mobile, true},
+			{"Night: all TLS to abroad is filtered, mobile networks are slow", minute, []string{"s1-rst-all-tls", "dns-lie"}, mobile, true},
+			{"10 August: the country is offline", 75 * time.Second, []string{"s12-shutdown"}, Path{}, false},
+			{"A window of half a minute", 30 * time.Second, []string{"s1-rst-gfw", "dns-lie"}, mobile, true},
+			{"11 August: offline again", minute, []string{"s12-shutdown"}, Path{}, false},
+			{"A window of fifteen seconds", 15 * time.Second, []string{"s1-rst-gfw", "dns-lie"}, mobile, true},
+			{"Offline until the morning", 45 * time.Second, []string{"s12-shutdown"}, Path{}, false},
+			{"12 August: back at a quarter of the rate", minute, []string{"s1-rst-gfw", "dns-lie"}, Path{Rate: StandardRate / 4}, true},
 		},
 	}
 }
@@ -88,8 +85,7 @@ type Served struct {
 	// Due is how much of the minute some way exists and has existed for long enough
 	// that pages must come.
 	Due             time.Duration
-	Subject, Direct int    // pages
-	Until           string // of the stages that are due, if all of them have one
+	Subject, Direct int // pages
 }
 
 // Minutes counts pages by the minute, the last of which may be shorter. Pages must
@@ -116,11 +112,7 @@ func (s Story) Minutes(t Told, within time.Duration) []Served {
 			if !open || share <= 0 {
 				continue
 			}
-			m := &minutes[i]
-			if m.Due == 0 || stage.Until == "" {
-				m.Until = stage.Until
-			}
-			m.Due += share
+			minutes[i].Due += share
 		}
 		at = end
 	}
@@ -131,21 +123,14 @@ func (s Story) Minutes(t Told, within time.Duration) []Served {
 // page is asked for every two seconds and takes one.
 const leastDue = 4 * time.Second
 
-// Barren lists the minutes without a page that should have had one, as [Failures]
-// does.
-func Barren(minutes []Served) (known, bad []string) {
+// Barren lists the minutes without a page that should have had one.
+func Barren(minutes []Served) (failures []string) {
 	for i, m := range minutes {
-		if m.Due < leastDue || m.Subject > 0 {
-			continue
+		if m.Due >= leastDue && m.Subject == 0 {
+			failures = append(failures, fmt.Sprintf("minute %d: no page came though there was a way for %s", i+1, show(m.Due)))
 		}
-		failure := fmt.Sprintf("minute %d: no page came though there was a way for %s", i+1, show(m.Due))
-		if m.Until != "" {
-			known = append(known, failure+" (until "+m.Until+")")
-			continue
-		}
-		bad = append(bad, failure)
 	}
-	return known, bad
+	return failures
 }
 
 // WriteMinutes writes how many pages came in each minute in which they must.
@@ -189,25 +174,16 @@ func (d Day) cells() string {
 }
 
 // Failures lists the stages in which the subject should have got a page and did
-// not, or not within the time: those that are known to fail until something is
-// built, and the others.
-func Failures(chapters []Chapter, within time.Duration) (known, bad []string) {
+// not, or not within the time.
+func Failures(chapters []Chapter, within time.Duration) (failures []string) {
 	for _, c := range chapters {
-		var failure string
 		switch {
 		case !c.Stage.Passable:
 		case c.Subject.First == Never:
-			failure = fmt.Sprintf("%s: no page came (%s)", c.Stage.Title, c.Subject.Trouble)
+			failures = append(failures, fmt.Sprintf("%s: no page came (%s)", c.Stage.Title, c.Subject.Trouble))
 		case c.Subject.First > within:
-			failure = fmt.Sprintf("%s: the first page took %s, wanted within %s", c.Stage.Title, show(c.Subject.First), show(within))
-		}
-		switch {
-		case failure == "":
-		case c.Stage.Until != "":
-			known = append(known, failure+" (until "+c.Stage.Until+")")
-		default:
-			bad = append(bad, failure)
+			failures = append(failures, fmt.Sprintf("%s: the first page took %s, wanted within %s", c.Stage.Title, show(c.Subject.First), show(within)))
 		}
 	}
-	return known, bad
+	return failures
 }

@@ -20,10 +20,9 @@ const (
 
 // What is missing until a known row can be met. The words are shown in the table.
 const (
-	untilLatency = "pages overtake a running download on a path that has become slow"
-	untilBudget  = "many short carriers carry as much as 20 MB in 20 s"
-	untilDNS     = "there is a transport over DNS"
-	untilEntry   = "there are entries inside the allowed networks"
+	untilBudget = "many short carriers carry as much as 20 MB in 20 s"
+	untilDNS    = "there is a transport over DNS"
+	untilEntry  = "there are entries inside the allowed networks"
 )
 
 // Times. The path's round trip is 100 ms, a page over an open carrier takes three or
