@@ -90,8 +90,8 @@ const (
 	// section 11.1), and maxSmall bounds one of them.
 	reserve  = 192
 	maxSmall = 32
-	// earlyAck is after how much data over a carrier with a budget ACKs go out
-	// without company.
+	// earlyAck is after how much data over a carrier with a budget, or the first over
+	// one that came after a silence, ACKs go out without company.
 	earlyAck = 4 << 10
 	// minLinger is the least time that a spent carrier stays, for what is under way.
 	minLinger = 50 * time.Millisecond

@@ -11,9 +11,10 @@
 //   - The bytes of a stream arrive in order, none lost, none twice, whatever
 //     happens to carriers, as long as both ends keep their session. FIN and RESET
 //     are as reliable as bytes.
-//   - Nothing is sent again while the carrier that has it lives. When it dies, or
-//     either end declares it dropped, what was not acknowledged goes to the front
-//     of the queue.
+//   - Nothing is sent again while the carrier that has it lives and is not silent
+//     where something is due. When it dies, is suspect at the client while there is
+//     another, or either end declares it dropped, what was not acknowledged goes to
+//     the front of the queue.
 //   - A relay that does not know the session (it restarted) makes old streams fail
 //     with [flow.DetailRelayRestarted]. They are never replayed; streams of which
 //     the relay can have seen nothing are opened in the new session.
