@@ -497,7 +497,7 @@ func (a *attachment) flight() int {
 	case a.budget > 0:
 		return budgetFlight
 	case a.gropes():
-		return max(minFlight, int(1.5*a.delivered.soon()*(min(a.best, time.Second)+ackDelay).Seconds()))
+		return max(minFlight, int(2*a.delivered.soon()*(min(a.best, time.Second)+ackDelay).Seconds()))
 	case a.c.open < 2:
 		return math.MaxInt
 	}
