@@ -105,6 +105,91 @@ RELEASE=/tmp/release/busel PORT=8081 chroot root /tmp/release/trial`, "sh", dir)
 	}
 }
 
+// What install-relay does to the kernel, which is a folder here: it raises what is low,
+// number by number, leaves to others what their files set, and takes back what it did.
+func TestTune(t *testing.T) {
+	need(t, "bash")
+	script, err := os.ReadFile("../../scripts/install-relay")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, kernel, _ := strings.Cut(string(script), "# --- the kernel\n")
+	kernel, _, _ = strings.Cut(kernel, "# --- undoing\n")
+	ours, err := filepath.Abs("../../scripts/busel-relay.sysctl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name   string
+		wmem   string
+		others string // what further files say, which come later
+		want   string
+		left   string // in the end, if not as before
+	}{
+		{"the kernel's own", "4096\t16384\t4194304", "", "4096 16384 16777216", ""},
+		{"a small machine's", "4096 16384 262144", "", "4096 16384 16777216", ""},
+		{"as wanted", "4096 16384 16777216", "", "4096 16384 16777216", ""},
+		{"a larger end", "4096 16384 33554432", "", "4096 16384 33554432", ""},
+		{"a larger middle", "4096 131072 4194304", "", "4096 131072 16777216", ""},
+		{"a larger beginning", "8192 16384 4194304", "", "8192 16384 16777216", ""},
+		{"a smaller middle", "4096 8192 33554432", "", "4096 16384 33554432", ""},
+		{"the owner's file", "4096 16384 8388608", "net.ipv4.tcp_wmem = 4096 16384 8388608", "4096 16384 8388608", ""},
+		{"the owner's file in another hand", "4096 16384 8388608", "\t-net/ipv4/tcp_wmem=4096\t16384  8388608 ", "4096 16384 8388608", ""},
+		{"the owner's other file", "4096 16384 4194304", "net.ipv4.tcp_rmem = 1 2 3\n# net.ipv4.tcp_wmem = 1 2 3", "4096 16384 16777216", ""},
+		{"changed since", "4096 16384 4194304", "", "4096 16384 16777216", "4096 16384 5000000"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			wmem := filepath.Join(dir, "net/ipv4/tcp_wmem")
+			put := func(name, text string) {
+				t.Helper()
+				name = filepath.Join(dir, name)
+				if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(name, []byte(text+"\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			put("net/ipv4/tcp_wmem", tt.wmem)
+			put("net/core/rmem_max", "212992")
+			put("others", tt.others)
+			do := func(what string) {
+				t.Helper()
+				c := exec.Command("bash", "-euo", "pipefail", "-c", kernel+`
+sys=$1 sysctl_file=$2 before=$1/before
+all_settings() { cat "$sysctl_file" "$sys/others"; }
+modprobe() { :; }
+`+what, "install-relay", dir, ours)
+				if out, err := c.CombinedOutput(); err != nil {
+					t.Fatalf("%s: %v\n%s", what, err, out)
+				}
+			}
+			is := func(want string) {
+				t.Helper()
+				got, err := os.ReadFile(wmem)
+				if err != nil || strings.Join(strings.Fields(string(got)), " ") != strings.Join(strings.Fields(want), " ") {
+					t.Errorf("tcp_wmem is %q (%v), want %q", got, err, want)
+				}
+			}
+			do("tune")
+			is(tt.want)
+			do("tune") // an upgrade
+			is(tt.want)
+			if tt.left != "" {
+				put("net/ipv4/tcp_wmem", tt.left)
+			} else {
+				tt.left = tt.wmem
+			}
+			do("untune")
+			is(tt.left)
+			if got, err := os.ReadFile(filepath.Join(dir, "net/core/rmem_max")); err != nil || strings.TrimSpace(string(got)) != "212992" {
+				t.Errorf("rmem_max is %q in the end, %v", got, err)
+			}
+		})
+	}
+}
+
 // A fresh Debian, booted in a container without a network: the installer makes a
 // relay that a client uses, and -remove leaves nothing. It costs a minute and more,
 // and Debian's packages, so it runs when asked: BUSEL_E2E_DEBIAN is a folder in
