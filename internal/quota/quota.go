@@ -3,7 +3,8 @@
 //
 // A byte of a stream or datagram counts whenever it passes between a client and the
 // relay, up and down added: once, and again if it was lost with a connection. So whoever
-// breaks connections moves no more than others. What carries it does not count. Months are calendar months in UTC. A sum is what the file
+// breaks connections moves no more than others. What carries it does not count. What a
+// connection had taken to send when it broke, 64 KiB at most, counts as if it had gone. Months are calendar months in UTC. A sum is what the file
 // of internal/state says and what was counted since. It is written whenever a step
 // has come together, at most 1/4096 of the smallest cap and at most 256 KiB. So the
 // end of the program at any moment forgets less than a step of each invite: forty
@@ -262,8 +263,8 @@ func (a *Account) over() bool {
 
 // Take counts n bytes that are about to move, and waits until they may: as long as
 // the rates say, or until ctx ends, whose cause it returns then. It returns
-// [ErrUsedUp] if they may not move at all. A sum goes beyond its cap by one call at
-// most.
+// [ErrUsedUp] if they may not move at all. By Take alone a sum goes beyond its cap by
+// one call at most; [Account.Again] adds what has moved whether it may or not.
 func (a *Account) Take(ctx context.Context, d Direction, n int) error {
 	a.book.turn(time.Now())
 	if !a.spend(uint64(n)) {

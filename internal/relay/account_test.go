@@ -263,6 +263,7 @@ func TestQuotaCountsWhatTravelsAgain(t *testing.T) {
 				// Headers and ACKs pass and do not count. What a client sent may not have
 				// come, and what a relay's carrier took may not have been written.
 				slack := int64(len(d.links)) * (64 << 10)
+				t.Logf("%d are counted of %d that passed over %d connections: %+d for each", used, passed, len(d.links), (used-passed)/int64(len(d.links)))
 				if used < passed*95/100-slack || used > passed+slack {
 					t.Errorf("%d are counted of %d that passed over %d connections", used, passed, len(d.links))
 				}
