@@ -178,7 +178,7 @@ func TestEveryRule(t *testing.T) {
 						denied := e.Stats().Denied
 						err := p.WriteTo([]byte("x"), dst)
 						open, ok := errors.AsType[*flow.OpenError](err)
-						if (!ok || open.Detail != flow.DetailPolicy) && err != nil {
+						if err != nil && (!ok || open.Code != flow.NotAllowed || open.Detail != flow.DetailPolicy) {
 							t.Errorf("%s, next %t: UDP to %v: %v", rule.name, next, dst, err)
 						}
 						synctest.Wait() // for the name
@@ -289,7 +289,7 @@ func TestRebinding(t *testing.T) {
 			}
 			s, err := e.OpenStream(t.Context(), dst)
 			open, _ := errors.AsType[*flow.OpenError](err)
-			if permitted != (err == nil) || err != nil && (open == nil || open.Detail != flow.DetailPolicy) {
+			if permitted != (err == nil) || err != nil && (open == nil || open.Code != flow.NotAllowed || open.Detail != flow.DetailPolicy) {
 				t.Errorf("round %d: %v", round, err)
 			}
 			if err == nil {
