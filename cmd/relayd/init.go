@@ -93,7 +93,7 @@ func initRelay(ctx context.Context, std cli.Std, path, address, coverAddr, cover
 	if set, err = config.ParseRelay("-acme, -email, -site", set.TOML()); err != nil {
 		return err
 	}
-	dir, err := openDir(path)
+	dir, err := makeDir(path)
 	if err != nil {
 		return err
 	}

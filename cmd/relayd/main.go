@@ -23,6 +23,7 @@ import (
 	"flag"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"busel/config"
 	"busel/internal/cli"
@@ -51,6 +52,20 @@ func dirFlag(flags *flag.FlagSet) *string {
 // openDir opens the directory of a relay that init made.
 func openDir(path string) (*state.Dir, error) {
 	if path == "" {
+		own, err := state.DefaultRelay()
+		if err != nil {
+			return nil, err
+		}
+		if rootsAlone(own, state.RootsRelay) {
+			return nil, cli.Hint(errors.New("you have no relay of your own, and the one of this machine is root's"), "the same again with sudo before it; or name a directory with -dir")
+		}
+	}
+	return makeDir(path)
+}
+
+// makeDir is openDir, also for a relay that is yet to be made.
+func makeDir(path string) (*state.Dir, error) {
+	if path == "" {
 		var err error
 		if path, err = state.DefaultRelay(); err != nil {
 			return nil, err
@@ -61,6 +76,18 @@ func openDir(path string) (*state.Dir, error) {
 		return nil, cli.Hint(err, "this directory belongs to another user: name one of your own with -dir, or become root")
 	}
 	return dir, err
+}
+
+// rootsAlone reports whether there is no relay in own, but a link or directory roots.
+func rootsAlone(own, roots string) bool {
+	if own == roots {
+		return false
+	}
+	if _, err := os.Lstat(filepath.Join(own, state.RelayFile)); !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	_, err := os.Lstat(roots)
+	return err == nil
 }
 
 // settings reads relayd.toml.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -34,6 +35,28 @@ func exitRelay(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	text = strings.Replace(text, old, fmt.Sprintf("relay = %q", strings.TrimSpace(ts.ReadFile(args[1]))), 1)
 	ts.Check(os.WriteFile(settings, []byte(text), 0o600))
+}
+
+// Who forgets sudo is told so, and who has a relay of his own, or no relay at all, is not.
+func TestRootsAlone(t *testing.T) {
+	made, empty := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(made, "relayd.toml"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		own, roots string
+		want       bool
+	}{
+		{empty, made, true},
+		{filepath.Join(empty, "none"), made, true},
+		{made, made, false},
+		{made, empty, false},
+		{empty, filepath.Join(empty, "none"), false},
+	} {
+		if got := rootsAlone(tt.own, tt.roots); got != tt.want {
+			t.Errorf("%+v: %t", tt, got)
+		}
+	}
 }
 
 // What an invite says of QUIC, and where the relay listens for it.

@@ -58,11 +58,14 @@ func (d *Dir) stepped() {
 // $XDG_CONFIG_HOME, or where the platform keeps settings.
 func DefaultClient() (string, error) { return userDir("busel") }
 
-// DefaultRelay is the relay's directory when none is given: /etc/busel for
+// RootsRelay is the directory of root's relay, which is the service's.
+const RootsRelay = "/etc/busel"
+
+// DefaultRelay is the relay's directory when none is given: [RootsRelay] for
 // root, and otherwise busel-relay beside the client's.
 func DefaultRelay() (string, error) {
 	if os.Geteuid() == 0 {
-		return "/etc/busel", nil
+		return RootsRelay, nil
 	}
 	return userDir("busel-relay")
 }
