@@ -115,7 +115,7 @@ func TestTune(t *testing.T) {
 	}
 	_, kernel, _ := strings.Cut(string(script), "# --- the kernel\n")
 	kernel, _, _ = strings.Cut(kernel, "# --- undoing\n")
-	ours, err := filepath.Abs("../../scripts/busel-relay.sysctl")
+	ours, err := os.ReadFile("../../scripts/busel-relay.sysctl")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,14 +153,20 @@ func TestTune(t *testing.T) {
 			}
 			put("net/ipv4/tcp_wmem", tt.wmem)
 			put("net/core/rmem_max", "212992")
-			put("others", tt.others)
+			put("etc/10-busel-relay.conf", string(ours))
+			put("lib/98-masked.conf", "net.ipv4.tcp_wmem = 1 2 3")
+			put("etc/98-masked.conf", "")
+			if err := os.Symlink("/nowhere", filepath.Join(dir, "etc/99-sysctl.conf")); err != nil {
+				t.Fatal(err)
+			}
+			put("lib/99-zz.conf", tt.others)
 			do := func(what string) {
 				t.Helper()
 				c := exec.Command("bash", "-euo", "pipefail", "-c", kernel+`
-sys=$1 sysctl_file=$2 before=$1/before
-all_settings() { cat "$sysctl_file" "$sys/others"; }
+sys=$1 sysctl_file=$1/etc/10-busel-relay.conf before=$1/before
+sysctl_dirs=("$1/etc" "$1/none" "$1/lib")
 modprobe() { :; }
-`+what, "install-relay", dir, ours)
+`+what, "install-relay", dir)
 				if out, err := c.CombinedOutput(); err != nil {
 					t.Fatalf("%s: %v\n%s", what, err, out)
 				}
