@@ -1,7 +1,9 @@
 package main
 
 import (
+	"io/fs"
 	"os"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,4 +47,38 @@ func openFiles() uint64 {
 		return 0
 	}
 	return files.Cur // which Go has raised as far as it may
+}
+
+// memoryMax is how much memory this process may take, in bytes: the machine's, or what
+// its control groups leave of it (version 2); 0 is unknown.
+func memoryMax() int64 {
+	return leastMemory(os.DirFS("/"))
+}
+
+func leastMemory(root fs.FS) (least int64) {
+	bound := func(n int64, err error) {
+		if err == nil && n > 0 && (least == 0 || n < least) {
+			least = n
+		}
+	}
+	info, _ := fs.ReadFile(root, "proc/meminfo")
+	if total, _, ok := strings.Cut(strings.TrimPrefix(string(info), "MemTotal:"), "kB"); ok {
+		n, err := strconv.ParseInt(strings.TrimSpace(total), 10, 54)
+		bound(n<<10, err)
+	}
+	groups, _ := fs.ReadFile(root, "proc/self/cgroup")
+	for line := range strings.Lines(string(groups)) {
+		group, ok := strings.CutPrefix(strings.TrimSpace(line), "0::/")
+		if !ok {
+			continue
+		}
+		for group = path.Clean(group); ; group = path.Dir(group) {
+			text, _ := fs.ReadFile(root, path.Join("sys/fs/cgroup", group, "memory.max"))
+			bound(strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)) // or "max"
+			if group == "." || group == "/" {
+				break
+			}
+		}
+	}
+	return least
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -46,6 +47,11 @@ const (
 	// worker_connections that a cover should have (nginxSnippet), since nginx ends what
 	// is silent from fifteen sixteenths on, and clients' visits are silent to it.
 	mostConns = 4096
+	// strangerWeight is what a stranger takes of the relay's memory, in bytes, and
+	// visitorWeight one who makes as much of the built-in site as nobody has to leave for
+	// (ADR 0026).
+	strangerWeight = 20 << 10
+	visitorWeight  = 80 << 10
 )
 
 func runCommand() cli.Command {
@@ -102,7 +108,18 @@ func serve(ctx context.Context, std cli.Std, path string, elder *handover.Elder)
 	}
 	s.level.Set(set.LogLevel)
 	s.log = std.Logger(s.level)
+	if _, chosen := std.LookupEnv("GOMEMLIMIT"); !chosen {
+		limitMemory(memoryMax())
+	}
 	return listenHint(s.run(ctx))
+}
+
+// limitMemory has the program collect more often rather than be ended by the system
+// when it takes most bytes, with some room for what is the kernel's on its behalf.
+func limitMemory(most int64) {
+	if most > 0 {
+		debug.SetMemoryLimit(most / 5 * 4)
+	}
 }
 
 // listenHint says what to do when the relay's port cannot be had.
@@ -328,7 +345,7 @@ func (s *server) mirrors(key *ecdh.PrivateKey, site mirror.Cover, returned chan<
 				p, err := s.ports.tcp(ctx, addr)
 				return p.socket, err
 			},
-			Key: key, Cover: site, Slots: slots, Logger: s.log, MaxConns: s.connsEach(openFiles()),
+			Key: key, Cover: site, Slots: slots, Logger: s.log, MaxConns: s.connsEach(openFiles(), memoryMax()),
 			Returned: func() {
 				select {
 				case returned <- struct{}{}:
@@ -345,12 +362,20 @@ func (s *server) mirrors(key *ecdh.PrivateKey, site mirror.Cover, returned chan<
 }
 
 // connsEach is how many connections each TCP port may have at a time if there are so
-// many descriptors for all, 0 being unknown. A stranger takes two, with the built-in
-// cover three, and clients' streams want some, too.
-func (s *server) connsEach(files uint64) int {
+// many descriptors and bytes of memory for all, 0 being unknown. A stranger takes two
+// descriptors, with the built-in cover three, and clients' streams want some, too. Half
+// of the memory is for strangers.
+func (s *server) connsEach(files uint64, memory int64) int {
 	n := mostConns
 	if files > 0 {
 		n = int(min(mostConns, files/4))
+	}
+	each := int64(strangerWeight)
+	if s.set.Cover == config.CoverBuiltin {
+		each = visitorWeight
+	}
+	if memory > 0 {
+		n = int(min(int64(n), memory/2/each))
 	}
 	return max(1, n/len(s.set.Listen))
 }

@@ -35,7 +35,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -46,26 +45,10 @@ const (
 	headerTimeout = time.Minute
 )
 
-// What visitors may make the site hold. Go's own bounds are 1 MiB of header and 250
-// requests for each connection, and a frame of 1 MiB: a hundred connections would take
-// all the memory of a small server (ADR 0026).
-const (
-	// maxHeader is how long a request's header may be, in bytes: nginx's
-	// large_client_header_buffers, 4 of 8 KiB.
-	maxHeader = 32 << 10
-	// maxStreams is how many requests a connection may have at a time. nginx has 128, but
-	// each costs 20 kB here, and all may come before the first is looked at.
-	maxStreams = 32
-	// maxFrame is the least that a server may take in one frame (RFC 9113, section 4.2).
-	maxFrame = 16 << 10
-	// sendBuffer is what the system keeps of what a visitor does not take, in bytes. By
-	// itself it keeps megabytes of a large file, for each, until TCP has no memory for
-	// anybody. The relay on the same machine needs little.
-	sendBuffer = 256 << 10
-	// crowded is how many answers may be on their way to all visitors together before a
-	// connection can have no more than one.
-	crowded = 512
-)
+// sendBuffer is what the system keeps of what a visitor does not take, in bytes. By
+// itself it keeps megabytes of a large file, for each, until TCP has no memory for
+// anybody. The relay on the same machine needs little.
+const sendBuffer = 256 << 10
 
 // gzipLeast is the size below which servers do not compress, in bytes (Caddy's
 // default minimum length).
@@ -90,13 +73,7 @@ type Site struct {
 	logger  *slog.Logger
 	pages   map[string]*page
 	missing *page
-	answers atomic.Int32 // on their way, over TCP
-}
-
-// visit is a connection.
-type visit struct {
-	conn    net.Conn
-	answers atomic.Int32 // on their way
+	room    room // of visitors over TCP
 }
 
 // visitKey is where a request's context has its *visit.
@@ -173,15 +150,8 @@ func (s *Site) Run(ctx context.Context, l net.Listener) error {
 		TLSConfig:         s.tls.Clone(),
 		IdleTimeout:       idleTimeout,
 		ReadHeaderTimeout: headerTimeout,
-		MaxHeaderBytes:    maxHeader,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: maxFrame},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			if secure, ok := c.(*tls.Conn); ok {
-				if tcp, ok := secure.NetConn().(*net.TCPConn); ok {
-					_ = tcp.SetWriteBuffer(sendBuffer) // else it is as the system likes
-				}
-			}
-			return context.WithValue(ctx, visitKey{}, &visit{conn: c})
+			return context.WithValue(ctx, visitKey{}, c.(*tls.Conn).NetConn().(*visit))
 		},
 		// net/http would write the addresses of visitors whose handshake fails.
 		ErrorLog: log.New(io.Discard, "", 0),
@@ -194,9 +164,12 @@ func (s *Site) Run(ctx context.Context, l net.Listener) error {
 			}
 		},
 	}
+	if err := countFrames(server); err != nil {
+		return fmt.Errorf("cover site: %w", err)
+	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	s.logger.Debug("cover site serves", "pages", len(s.pages))
-	err := server.ServeTLS(l, "", "")
+	err := server.ServeTLS(entrance{l, &s.room}, "", "")
 	ended := !stop() // by ctx
 	_ = server.Close()
 	open.Wait()
@@ -213,27 +186,35 @@ var heeded = []string{
 	"If-Unmodified-Since", "Range",
 }
 
-// ServeHTTP answers one request.
-func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if v, ok := r.Context().Value(visitKey{}).(*visit); ok {
-		all, mine := s.answers.Add(1), v.answers.Add(1)
-		// An answer is on its way until its stream ends: a small one still waits for its
-		// visitor when this has returned.
-		context.AfterFunc(r.Context(), func() {
-			s.answers.Add(-1)
-			v.answers.Add(-1)
-		})
-		if all > crowded && mine > 1 {
-			// With all that waits on it, and at once: a close_notify may have to wait, too.
-			if c, ok := v.conn.(*tls.Conn); ok {
-				_ = c.NetConn().Close()
-			}
-			return
+// maxValues is how often a field is looked at that comes more than once.
+const maxValues = 4
+
+// said is how long what is kept of a request is, in bytes.
+func said(r *http.Request) int {
+	n := len(r.RequestURI) + len(r.Host)
+	for _, values := range r.Header {
+		for _, value := range values {
+			n += len(value)
 		}
 	}
+	return n
+}
+
+// ServeHTTP answers one request.
+func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// An answer may take as long as its visitor likes; the rest of what he said need not
 	// wait for that.
 	maps.DeleteFunc(r.Header, func(name string, _ []string) bool { return !slices.Contains(heeded, name) })
+	for name, values := range r.Header {
+		if len(values) > maxValues {
+			r.Header[name] = slices.Clone(values[:maxValues])
+		}
+	}
+	if v, ok := r.Context().Value(visitKey{}).(*visit); ok && r.ProtoMajor == 1 { // frames tell of others
+		weight := requestWeight + 2*said(r)
+		v.note(func() { v.requests += weight })
+		context.AfterFunc(r.Context(), func() { v.note(func() { v.requests -= weight }) })
+	}
 	if s.other != "" && r.ProtoMajor < 3 {
 		w.Header().Set("Alt-Svc", s.other)
 	}

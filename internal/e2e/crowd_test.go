@@ -78,6 +78,15 @@ var strangerKinds = map[string]func(s *oneStranger){
 	"many requests": func(s *oneStranger) { s.handshake("h2"); s.write(manyRequests()); <-s.ctx.Done() },
 	"a huge frame":  func(s *oneStranger) { s.handshake("h2"); s.write(hugeFrame) },
 	"a long header": func(s *oneStranger) { s.handshake("http/1.1"); s.write(longHeader) },
+	"tiny fields":   func(s *oneStranger) { s.handshake("http/1.1"); s.write(tinyFields) },
+	"a body":        func(s *oneStranger) { s.handshake("h2"); s.write(body); <-s.ctx.Done() },
+	"many pings":    func(s *oneStranger) { s.handshake("h2"); s.write(manyPings()); <-s.ctx.Done() },
+	"half a hello of 60 kB": func(s *oneStranger) {
+		s.write([]byte{22, 3, 1, 0x40, 0, 1, 0, 0xf0, 0})
+		for range 3 {
+			s.write(append(make([]byte, 16<<10-4), 22, 3, 1, 0x40, 0, 0, 0, 0, 0))
+		}
+	},
 	// Those who stop half-way.
 	"silence": func(*oneStranger) {},
 	"hello":   func(s *oneStranger) { s.write(s.hello()) },
@@ -143,6 +152,40 @@ var hugeFrame = append([]byte(preface), frame(0xfa, 0, 0, make([]byte, 1<<20-1))
 
 // longHeader is one of 1 MB without an end.
 var longHeader = []byte("GET / HTTP/1.1\r\nX: " + strings.Repeat("x", 1_000_000))
+
+// tinyFields is a header of 200,000 fields without an end.
+var tinyFields = func() []byte {
+	b := []byte("GET / HTTP/1.1\r\n")
+	for i := range 200_000 {
+		b = fmt.Appendf(b, "%03x:\r\n", i%0x1000)
+	}
+	return b
+}()
+
+// body is a request that lets no answer come, and as much of its body as may be sent.
+var body = func() []byte {
+	b := []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+	b = append(b, frame(4, 0, 0, []byte{0, 4, 0, 0, 0, 0})...)               // INITIAL_WINDOW_SIZE 0
+	b = append(b, frame(1, 4, 1, []byte{0x83, 0x87, 0x84, 0x41, 1, 'x'})...) // POST https / to x
+	for range 63 {
+		b = append(b, frame(0, 0, 1, make([]byte, 16<<10))...)
+	}
+	return b
+}()
+
+// manyPings are 9,000 questions behind a megabyte of answers that nobody reads.
+func manyPings() []byte {
+	b := []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+	b = append(b, frame(4, 0, 0, []byte{0, 4, 0x7f, 0xff, 0xff, 0xff})...) // INITIAL_WINDOW_SIZE
+	b = append(b, frame(8, 0, 0, []byte{0x7f, 0, 0, 0})...)                // WINDOW_UPDATE
+	for i := range uint32(200) {
+		b = append(b, frame(1, 5, 2*i+1, []byte{0x82, 0x87, 0x84, 0x41, 1, 'x'})...) // GET https / from x
+	}
+	for range 9000 {
+		b = append(b, frame(6, 0, 0, make([]byte, 8))...)
+	}
+	return b
+}
 
 // slowStep is the time between two bytes of who takes his time.
 const slowStep = 200 * time.Millisecond

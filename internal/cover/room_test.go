@@ -1,0 +1,233 @@
+package cover
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// quietConn is a connection that says what is read from it, and keeps nothing.
+type quietConn struct {
+	net.Conn
+	ended bool
+}
+
+func (*quietConn) Read(b []byte) (int, error)  { return len(b), nil }
+func (*quietConn) Write(b []byte) (int, error) { return len(b), nil }
+func (c *quietConn) Close() error              { c.ended = true; return nil }
+
+// frameHead is the head of a frame.
+func frameHead(kind, flags byte, stream byte, length int) []byte {
+	return []byte{byte(length >> 16), byte(length >> 8), byte(length), kind, flags, 0, 0, 0, stream}
+}
+
+// TestWeights has visitors say what a server has to remember until it has answered.
+func TestWeights(t *testing.T) {
+	type step struct {
+		out  bool // said by the site
+		head []byte
+		want int // weight from then on
+	}
+	in := func(want int, kind, flags, stream byte, length int) step {
+		return step{false, frameHead(kind, flags, stream, length), want}
+	}
+	out := func(want int, kind, flags, stream byte, length int) step {
+		return step{true, frameHead(kind, flags, stream, length), want}
+	}
+	const one = requestWeight + 2*100
+	for name, steps := range map[string][]step{
+		"requests": {
+			in(one, frameHeaders, flagEndHeaders|flagEndStream, 1, 100), in(2*one, frameHeaders, flagEndHeaders|flagEndStream, 3, 100),
+			out(2*one, frameHeaders, flagEndHeaders, 1, 50), out(2*one, frameData, 0, 1, 50), out(one, frameData, flagEndStream, 1, 50),
+			out(0, frameHeaders, flagEndHeaders|flagEndStream, 3, 50),
+		},
+		"refused":   {in(one, frameHeaders, flagEndHeaders|flagEndStream, 1, 100), out(0, frameReset, 0, 1, 4)},
+		"given up":  {in(one, frameHeaders, flagEndHeaders|flagEndStream, 1, 100), in(0, frameReset, 0, 1, 4)},
+		"with body": {in(one, frameHeaders, flagEndHeaders, 1, 100), in(one+5000, frameData, 0, 1, 5000), in(one+6000, frameData, 0, 1, 1000), out(0, frameReset, 0, 1, 4), in(0, frameData, 0, 1, 1000)},
+		"fields": {
+			in(one+100*fieldWeight, frameHeaders, 0, 1, 100), in(one+400+300*fieldWeight, frameContinuation, 0, 1, 200),
+			in(one+600+300*fieldWeight, frameContinuation, flagEndHeaders, 1, 100), // until it is there
+			in(one+600, framePing, flagAck, 0, 8),
+		},
+		"a frame":  {in(0, 0xfa, 0, 0, 16<<10), in(100_000, 0xfa, 0, 0, 100_000), in(100_000, 0xfa, 0, 0, 5)},
+		"controls": {in(controlWeight, framePing, 0, 0, 8), in(2*controlWeight, frameSettings, 0, 0, 0), out(controlWeight, framePing, flagAck, 0, 8), out(0, frameSettings, flagAck, 0, 0), in(0, framePing, flagAck, 0, 8)},
+	} {
+		for _, piece := range []int{1, 7, 1 << 20} {
+			r := new(room)
+			v := r.enter(new(quietConn))
+			v.framed, v.streams = true, make(map[uint32]int)
+			from, to := &frames{rest: 24, begins: v.asks}, &frames{begins: v.answers}
+			pass := func(f *frames, b []byte) {
+				for len(b) > 0 {
+					n := min(piece, len(b))
+					f.pass(b[:n])
+					b = b[n:]
+				}
+			}
+			pass(from, make([]byte, 24))
+			for i, s := range steps {
+				f := from
+				if s.out {
+					f = to
+				}
+				pass(f, s.head)
+				if v.held != s.want || r.held != s.want {
+					t.Errorf("%s, in pieces of %d: weight %d (of all: %d) after step %d, want %d", name, piece, v.held, r.held, i, s.want)
+				}
+				pass(f, make([]byte, f.rest))
+			}
+		}
+	}
+}
+
+// TestCrowdedRoom fills the room: who has most leaves, and nobody who has little.
+func TestCrowdedRoom(t *testing.T) {
+	r := new(room)
+	var visits []*visit
+	read := func(v *visit, n int) {
+		if _, err := v.Read(make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2000 { // who say as much as browsers do
+		v := r.enter(new(quietConn))
+		visits = append(visits, v)
+		read(v, 2000)
+		if _, err := v.Write(nil); err != nil {
+			t.Fatal(err)
+		}
+		read(v, 1000)
+	}
+	honest := r.held
+	if want := 2000 * 2000; honest != want {
+		t.Errorf("2000 visitors have %d, want %d", honest, want)
+	}
+	var greedy []*visit
+	for i := range 300 {
+		v := r.enter(new(quietConn))
+		greedy = append(greedy, v)
+		for range i + 1 {
+			read(v, 1000)
+		}
+		if r.held > roomy {
+			t.Fatalf("%d is held", r.held)
+		}
+	}
+	for i, v := range visits {
+		if v.Conn.(*quietConn).ended {
+			t.Fatalf("honest visitor %d was ended", i)
+		}
+	}
+	if greedy[0].Conn.(*quietConn).ended || !greedy[299].Conn.(*quietConn).ended {
+		t.Error("not those with most were ended")
+	}
+	for _, v := range append(visits, greedy...) {
+		v.Close()
+	}
+	if r.held != 0 || len(r.visits) != 0 {
+		t.Errorf("%d is held by %d visits in the end", r.held, len(r.visits))
+	}
+	// Many who have a little more than others are not ended for it.
+	for range 4096 {
+		read(r.enter(new(quietConn)), fair/2)
+	}
+	for v := range r.visits {
+		if v.Conn.(*quietConn).ended {
+			t.Fatal("a fair visitor was ended")
+		}
+	}
+}
+
+// TestHeaderOverHTTP1 has the weight of a header go up as it comes, and down when it is answered.
+func TestHeaderOverHTTP1(t *testing.T) {
+	r := new(room)
+	v := r.enter(new(quietConn))
+	for _, tt := range []struct{ read, write, want int }{
+		{60_000, 0, 120_000}, // a hello
+		{0, 1, 0},
+		{tinyHeader, 0, 2 * tinyHeader},
+		{1000, 0, 2*(tinyHeader+1000) + 1000*tinyFieldWeight},
+		{0, 1, 0},
+	} {
+		if tt.read > 0 {
+			_, _ = v.Read(make([]byte, tt.read))
+		}
+		if tt.write > 0 {
+			_, _ = v.Write(make([]byte, tt.write))
+		}
+		if v.held != tt.want {
+			t.Errorf("after %+v: %d", tt, v.held)
+		}
+	}
+}
+
+// TestFirstFrames has the site begin HTTP/2 as Caddy 2.11 does, to the byte: its server
+// is this one as it comes (modules/caddyhttp/app.go).
+func TestFirstFrames(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"site.test"}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	site, err := New(Config{Name: "site.test", Certificate: cert})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listen := func() net.Listener {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	ours, stock := listen(), listen()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 2)
+	go func() { ended <- site.Run(ctx, ours) }()
+	bare := &http.Server{TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}}, Handler: http.NotFoundHandler()}
+	if err := http2.ConfigureServer(bare, new(http2.Server)); err != nil { //lint:ignore SA1019 as Caddy does
+		t.Fatal(err)
+	}
+	go func() { ended <- bare.ServeTLS(stock, "", "") }()
+	t.Cleanup(func() {
+		cancel()
+		_ = bare.Close()
+		<-ended
+		<-ended
+	})
+	first := func(address string) string {
+		c, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := c.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00\x08\x06\x00\x00\x00\x00\x00pingpong")); err != nil {
+			t.Fatal(err)
+		}
+		said := make([]byte, 9+6*6+9+4+9+9+8) // SETTINGS, WINDOW_UPDATE, SETTINGS and PING acknowledged
+		if _, err := io.ReadFull(c, said); err != nil {
+			t.Fatal(err)
+		}
+		return string(said)
+	}
+	if a, b := first(stock.Addr().String()), first(ours.Addr().String()); a != b {
+		t.Errorf("a server like Caddy says\n%q, the site\n%q", a, b)
+	}
+}
