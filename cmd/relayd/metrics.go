@@ -80,11 +80,16 @@ func (s *status) metrics() []m.Metric {
 			total("quic_silent", "QUIC connections without a hello.", int64(silent)),
 		)
 	}
-	sample := []runtimemetrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	sample := []runtimemetrics.Sample{
+		{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"},
+		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}, {Name: "/gc/cycles/total:gc-cycles"},
+	}
 	runtimemetrics.Read(sample)
-	memory := int64(sample[0].Value.Uint64()) - int64(sample[1].Value.Uint64())
+	size := func(i int) int64 { return int64(sample[i].Value.Uint64()) }
 	return append(all,
-		gauge("memory_bytes", "Memory that the process has from the system.", memory),
+		gauge("memory_bytes", "Memory that the process has from the system.", size(0)-size(1)),
+		gauge("memory_live_bytes", "What was in use of it after the last collection, and stacks.", size(2)+size(3)),
+		total("memory_collections", "Collections of what is not in use any more.", size(4)),
 		gauge("goroutines", "Goroutines.", int64(runtime.NumGoroutine())),
 	)
 }

@@ -49,7 +49,11 @@ const loadMessage = 1000
 // the second with a reset of each carrier every minute on average. All streams together
 // move 2 MB/s then, so that a machine can be used beside. Memory must be flat
 // after the first minute in the first of them, and in the second, in which each session
-// comes to its peak some time, from a third of the time on. They need 15,000 open files.
+// comes to its peak some time, from a third of the time on: what is in use, as the first
+// and the last collection there find it, and what is resident in the first third of that
+// time and in the last. That grows at first, until there was a collection with all streams
+// open, since one comes only every two minutes where so little is asked for. They need
+// 15,000 open files.
 func TestLoad(t *testing.T) {
 	short := true
 	for variable, kills := range map[string]time.Duration{"BUSEL_E2E_LOAD": 0, "BUSEL_E2E_SOAK": time.Minute} {
@@ -86,8 +90,9 @@ func (l *load) run(t *testing.T) {
 	figures := func(when string) {
 		t.Helper()
 		mib := func(n int64) float64 { return float64(n) / (1 << 20) }
-		t.Logf("%s: resident %.1f MiB, of the Go heap and stacks %.1f MiB; %d descriptors, %d goroutines", when,
-			mib(resident(t, r.program)), mib(int64(measured(t, metrics, "memory_bytes"))), descriptors(t, r.program), measured(t, metrics, "goroutines"))
+		t.Logf("%s: resident %.1f MiB, of the Go heap and stacks %.1f MiB, in use %.1f MiB; %d descriptors, %d goroutines", when,
+			mib(resident(t, r.program)), mib(int64(measured(t, metrics, "memory_bytes"))), mib(int64(measured(t, metrics, "memory_live_bytes"))),
+			descriptors(t, r.program), measured(t, metrics, "goroutines"))
 	}
 	figures("at first") // and so does this
 	files := descriptors(t, r.program)
@@ -117,13 +122,20 @@ func (l *load) run(t *testing.T) {
 	}
 	t.Logf("%d streams are open after %v", l.sessions*l.streams, time.Since(begin).Round(time.Millisecond))
 
-	var sizes []int64
+	var sizes, lives []int64
+	collected := measured(t, metrics, "memory_collections_total")
 	moved := all.messages.Load()
 	sample := max(l.length/60, 500*time.Millisecond)
 	minutes := 0
 	for begin := time.Now(); time.Since(begin) < l.length; {
 		<-time.After(sample)
 		sizes = append(sizes, resident(t, r.program))
+		if n := measured(t, metrics, "memory_collections_total"); n > collected {
+			collected = n
+			if l.kills == 0 || time.Since(begin) > l.length/3 {
+				lives = append(lives, int64(measured(t, metrics, "memory_live_bytes")))
+			}
+		}
 		all.check(t)
 		if n := int(time.Since(begin) / time.Minute); n > minutes {
 			minutes = n
@@ -134,8 +146,8 @@ func (l *load) run(t *testing.T) {
 	if moved == 0 {
 		t.Error("nothing moved")
 	}
-	t.Logf("%d messages of %d bytes went and came back, %d carriers were reset; %d descriptors; memory in MiB: %v",
-		moved, loadMessage, all.resets.Load(), descriptors(t, r.program), mebibytes(sizes))
+	t.Logf("%d messages of %d bytes went and came back, %d carriers were reset; %d descriptors; resident MiB: %v; in use after each collection: %v",
+		moved, loadMessage, all.resets.Load(), descriptors(t, r.program), mebibytes(sizes), mebibytes(lives))
 	if (l.kills > 0) != (all.resets.Load() > 0) {
 		t.Errorf("%d carriers were reset", all.resets.Load())
 	}
@@ -150,6 +162,9 @@ func (l *load) run(t *testing.T) {
 		t.Logf("memory was %.1f MiB where it has to be flat, and %.1f in the end", float64(first)/(1<<20), float64(last)/(1<<20))
 		if last > first+first/20 {
 			t.Errorf("memory grew from %d to %d bytes", first, last)
+		}
+		if n := len(lives); n < 2 || lives[n-1] > lives[0]+lives[0]/20 {
+			t.Errorf("in use were %v bytes after each collection", lives)
 		}
 	}
 	for _, stop := range all.stops {
