@@ -199,7 +199,8 @@ func TestFirstFrames(t *testing.T) {
 	ended := make(chan error, 2)
 	go func() { ended <- site.Run(ctx, ours) }()
 	bare := &http.Server{TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}}, Handler: http.NotFoundHandler()}
-	if err := http2.ConfigureServer(bare, new(http2.Server)); err != nil { //lint:ignore SA1019 as Caddy does
+	//lint:ignore SA1019 as Caddy does
+	if err := http2.ConfigureServer(bare, new(http2.Server)); err != nil {
 		t.Fatal(err)
 	}
 	go func() { ended <- bare.ServeTLS(stock, "", "") }()
