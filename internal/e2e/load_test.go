@@ -50,7 +50,7 @@ const loadMessage = 1000
 // move 2 MB/s then, so that a machine can be used beside. Memory must be flat
 // after the first minute in the first of them, and in the second, in which each session
 // comes to its peak some time, from a third of the time on: what is in use, as the first
-// and the last collection there find it, and what is resident in the first third of that
+// collection there and the later ones find it, and what is resident in the first third of that
 // time and in the last. That grows at first, until there was a collection with all streams
 // open, since one comes only every two minutes where so little is asked for. They need
 // 15,000 open files.
@@ -163,7 +163,8 @@ func (l *load) run(t *testing.T) {
 		if last > first+first/20 {
 			t.Errorf("memory grew from %d to %d bytes", first, last)
 		}
-		if n := len(lives); n < 2 || lives[n-1] > lives[0]+lives[0]/20 {
+		// A collection may come when much is on its way; what grows is in all later ones.
+		if n := len(lives); n < 2 || slices.Min(lives[n/2:]) > lives[0]+lives[0]/20 {
 			t.Errorf("in use were %v bytes after each collection", lives)
 		}
 	}
