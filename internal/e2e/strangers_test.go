@@ -361,8 +361,8 @@ func greedy(t *testing.T, o relayOptions, name string, size int, while time.Dura
 			t.Logf("the relay had %.1f MiB, %+.1f MiB, and up to %+d goroutines and %d connections at a time with %s",
 				float64(top)/(1<<20), float64(top-before)/(1<<20), working-goroutines, conns, &report)
 			bound := most
-			if most == 0 { // what they may make it hold, and as much of what is not collected yet
-				bound = before + 32<<20 + int64(size)*200<<10
+			if most == 0 { // without a bound they took up to 345 MiB more
+				bound = before + 80<<20
 			}
 			if top > bound {
 				t.Errorf("with %d visitors the relay takes %d MiB", size, top>>20)
