@@ -46,8 +46,13 @@ const (
 	maxWrong = 10
 	// tryEvery is how far apart two tries of a PIN are, whoever makes them.
 	tryEvery = time.Second
-	// maxConns bounds connections: a browser opens six, and few people stand nearby.
+	// maxConns bounds connections, and maxFrom those of one device, which shall not keep
+	// all others out: a browser opens six, and few people stand nearby.
 	maxConns = 48
+	maxFrom  = 12
+	// slow is how long a device may take to ask for something, and to take the answer if
+	// that is no file.
+	slow = 20 * time.Second
 	// maxFiles and maxFile bound what a folder may hold.
 	maxFiles = 64
 	maxFile  = 1 << 30
@@ -165,17 +170,27 @@ func (s *Share) Run(ctx context.Context, listeners ...net.Listener) error {
 		}
 		return err
 	}
-	slots := make(chan struct{}, maxConns)
+	var conns sync.WaitGroup
 	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second,
-		WriteTimeout: Life, IdleTimeout: 20 * time.Second, MaxHeaderBytes: 16 << 10,
+		Handler: handler, ReadHeaderTimeout: slow / 2, ReadTimeout: slow,
+		WriteTimeout: slow, IdleTimeout: slow, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		// What it hears of is before Serve returns, and after a connection's last request.
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				conns.Add(1)
+			case http.StateClosed:
+				conns.Done()
+			}
+		},
 	}
+	crowd := &crowd{from: map[netip.Addr]int{}}
 	var wg sync.WaitGroup
 	var faults []error
 	for _, ln := range listeners {
 		wg.Go(func() {
-			if err := server.Serve(&bounded{ln, slots}); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			if err := server.Serve(&bounded{ln, crowd}); err != nil && !errors.Is(err, http.ErrServerClosed) {
 				s.mu.Lock()
 				defer s.mu.Unlock()
 				faults = append(faults, err)
@@ -186,13 +201,41 @@ func (s *Share) Run(ctx context.Context, listeners ...net.Listener) error {
 	<-ctx.Done()
 	server.Close()
 	wg.Wait()
+	conns.Wait()
 	return errors.Join(faults...)
 }
 
-// bounded takes at most so many connections at once, and those of local networks only.
+// crowd counts connections by the device that they come from.
+type crowd struct {
+	mu   sync.Mutex
+	all  int
+	from map[netip.Addr]int
+}
+
+// enter takes a place for a connection; nil if there is none.
+func (c *crowd) enter(from netip.Addr) (leave func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.all == maxConns || c.from[from] == maxFrom {
+		return nil
+	}
+	c.all++
+	c.from[from]++
+	return sync.OnceFunc(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.all--
+		if c.from[from]--; c.from[from] == 0 {
+			delete(c.from, from)
+		}
+	})
+}
+
+// bounded takes as many connections as there is room for, and those of local networks
+// only.
 type bounded struct {
 	net.Listener
-	slots chan struct{}
+	crowd *crowd
 }
 
 func (b *bounded) Accept() (net.Conn, error) {
@@ -201,20 +244,14 @@ func (b *bounded) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		select {
-		case b.slots <- struct{}{}:
-		default:
-			c.Close()
-			continue
-		}
-		release := sync.OnceFunc(func() { <-b.slots })
 		from, err := netip.ParseAddrPort(c.RemoteAddr().String())
-		if ip := from.Addr().Unmap(); err != nil || !ip.IsPrivate() && !ip.IsLoopback() && !ip.IsLinkLocalUnicast() {
-			c.Close()
-			release()
-			continue
+		ip := from.Addr().Unmap()
+		if err == nil && (ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast()) {
+			if leave := b.crowd.enter(ip); leave != nil {
+				return &conn{c, leave}, nil
+			}
 		}
-		return &conn{c, release}, nil
+		c.Close()
 	}
 }
 
@@ -348,6 +385,8 @@ func (s *Share) serveFile(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "", http.StatusNotFound)
 		return
 	}
+	// A phone far from the router takes its time. On HTTP/1 this cannot fail.
+	_ = http.NewResponseController(w).SetWriteDeadline(s.until)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Disposition", "attachment") // under the name in the path
 	w.Header().Set("Content-Length", fmt.Sprint(info.Size()))
@@ -372,8 +411,9 @@ func Addresses() ([]netip.Addr, error) {
 	}
 	var found []netip.Addr
 	for _, i := range interfaces {
-		// A tunnel is no local network.
-		if i.Flags&net.FlagUp == 0 || i.Flags&(net.FlagLoopback|net.FlagPointToPoint) != 0 {
+		// A tunnel is no local network, and behind a bridge that does not run there is
+		// nobody: a container program's, that would take the place of the Wi-Fi's.
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagRunning == 0 || i.Flags&(net.FlagLoopback|net.FlagPointToPoint) != 0 {
 			continue
 		}
 		addrs, err := i.Addrs()

@@ -290,42 +290,134 @@ func (s silent) Accept() (net.Conn, error) { <-s.closed; return nil, net.ErrClos
 func (s silent) Close() error              { close(s.closed); return nil }
 func (silent) Addr() net.Addr              { return &net.TCPAddr{} }
 
-// Very many connections, and silent ones, do not keep others out for long, nor in memory.
+// dialFrom connects from an address of this machine.
+func dialFrom(t *testing.T, from, host string) net.Conn {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	c, err := d.Dial("tcp", host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// Very many connections, and silent ones, do not keep others out for long, nor in memory;
+// those of one device do not keep others out at all.
 func TestCrowd(t *testing.T) {
 	s, _ := newShare(t)
 	site, _ := run(t, s)
 	host := strings.TrimPrefix(site, "http://")
-	var crowd []net.Conn
-	for range 2 * maxConns {
-		c, err := net.Dial("tcp", host)
-		if err != nil {
-			t.Fatal(err)
-		}
-		crowd = append(crowd, c)
+	// stays connects and reports whether that is taken: who has no place is sent away at once.
+	stays := func(from string) bool {
+		c := dialFrom(t, from, host)
+		fmt.Fprintf(c, "HEAD / HTTP/1.1\r\nHost: %s\r\n\r\n", host)
+		c.SetReadDeadline(time.Now().Add(slow))
+		_, err := c.Read(make([]byte, 1))
+		return err == nil
 	}
-	dropped := 0
-	for _, c := range crowd[maxConns:] {
-		c.SetReadDeadline(time.Now().Add(20 * time.Second))
-		if _, err := c.Read(make([]byte, 1)); err != nil && !os.IsTimeout(err) {
-			dropped++
+	taken := 0
+	for range 3 * maxFrom {
+		if stays("127.0.0.2") {
+			taken++
 		}
 	}
-	if dropped != maxConns {
-		t.Errorf("%d of %d connections beyond the bound were dropped", dropped, maxConns)
+	if taken != maxFrom {
+		t.Errorf("%d connections of one device are taken, want %d", taken, maxFrom)
 	}
-	for _, c := range crowd {
-		c.Close()
+	for ; taken < maxConns; taken++ {
+		if !stays(fmt.Sprintf("127.0.0.%d", 10+taken/maxFrom)) {
+			t.Fatalf("another device is kept out by %d connections", taken)
+		}
 	}
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		resp, err := browser(t).Get(site + "/")
-		if err == nil {
-			resp.Body.Close()
-			return
+	if stays("127.0.1.1") {
+		t.Error("there is no bound")
+	}
+}
+
+// pipe is a connection in memory of a device on a local network.
+type pipe struct{ net.Conn }
+
+func (pipe) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 168, 7, 7), Port: 7} }
+func (pipe) LocalAddr() net.Addr  { return &net.TCPAddr{IP: net.IPv4(192, 168, 7, 1), Port: 8} }
+
+// meeting is a listener to which one comes.
+type meeting struct {
+	silent
+	once chan net.Conn
+}
+
+func (m meeting) Accept() (net.Conn, error) {
+	select {
+	case c := <-m.once:
+		return c, nil
+	case <-m.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// inMemory runs a share in a bubble, and gives one device's connection to it.
+func inMemory(t *testing.T, s *Share) net.Conn {
+	near, far := net.Pipe()
+	m := meeting{silent{make(chan struct{})}, make(chan net.Conn, 1)}
+	m.once <- pipe{near}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, m) }()
+	t.Cleanup(func() {
+		far.Close()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
 		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
+	})
+	return far
+}
+
+// A device that does not take what it asked for is left, and so is one that asks slowly.
+func TestSlowDevice(t *testing.T) {
+	for name, says := range map[string]string{"takes nothing": "GET / HTTP/1.1\r\nHost: 192.168.7.1:8\r\n\r\n", "says nothing": "", "says little": "GET / HTTP"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, _ := newShare(t)
+				c := inMemory(t, s)
+				begin := time.Now()
+				if _, err := io.WriteString(c, says); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(slow + time.Second)
+				synctest.Wait()
+				if _, err := c.Write([]byte("x")); err == nil {
+					t.Errorf("it is still waited for after %v", time.Since(begin))
+				}
+			})
+		})
+	}
+}
+
+// A file may take its time, and is cut off at the end of the ten minutes.
+func TestSlowDownload(t *testing.T) {
+	for _, pause := range []time.Duration{time.Second, time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			s, program := newShare(t)
+			c := inMemory(t, s)
+			begin := time.Now()
+			go fmt.Fprintf(c, "GET /files/client HTTP/1.1\r\nHost: 192.168.7.1:8\r\nCookie: %s=%s\r\nConnection: close\r\n\r\n", cookie, s.pass)
+			buf := make([]byte, 32<<10)
+			var got []byte
+			for {
+				n, err := c.Read(buf)
+				got = append(got, buf[:n]...)
+				if err != nil {
+					break
+				}
+				time.Sleep(pause)
+			}
+			whole := bytes.HasSuffix(got, program)
+			if took := time.Since(begin); whole != (pause == time.Second) || took < time.Minute || took > Life+time.Minute {
+				t.Errorf("with pauses of %v: %d bytes in %v, whole %t", pause, len(got), took, whole)
+			}
+		})
 	}
 }
 
