@@ -58,6 +58,9 @@ var (
 	ErrForeign = errors.New("the file was sealed with another key")
 	// ErrDamaged means that a file or lock is no such thing, or was changed.
 	ErrDamaged = errors.New("the sealed file is damaged")
+	// ErrKeys means that a lock has no room for another key: the former ones are still
+	// wanted.
+	ErrKeys = errors.New("too many former keys are still in use")
 )
 
 // magic begins every file of age.
@@ -85,14 +88,17 @@ type Keys struct{ all []*age.X25519Identity } // the first seals
 // New draws a key.
 func New() (*Keys, error) { return new(Keys).Renewed() }
 
-// Renewed are a new key, which seals from then on, and those of k, which still open.
+// Renewed are a new key, which seals from then on, and all those of k, which still open.
+// The error is [ErrKeys] if those are too many: none is ever dropped, but by First.
 func (k *Keys) Renewed() (*Keys, error) {
+	if len(k.all) == maxKeys {
+		return nil, ErrKeys
+	}
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
 		return nil, err
 	}
-	all := append([]*age.X25519Identity{id}, k.all...)
-	return &Keys{all[:min(len(all), maxKeys)]}, nil
+	return &Keys{append([]*age.X25519Identity{id}, k.all...)}, nil
 }
 
 // First is the key that seals, alone.

@@ -23,6 +23,9 @@ const KeysFile = "keys.age"
 var (
 	// ErrSealed means that a file is secret under a passphrase that was not given yet.
 	ErrSealed = errors.New("locked by your passphrase")
+	// ErrPartly means that the passphrase was right, but that there are files, which the
+	// error names, that stay closed. All others are open.
+	ErrPartly = errors.New("unlocked, but for files that cannot be read")
 	// ErrChanged means that the passphrase was set, changed or removed meanwhile.
 	ErrChanged = errors.New("the passphrase was changed meanwhile; try again")
 )
@@ -126,14 +129,19 @@ func (d *Dir) opened(name string, secret bool) ([]byte, error) {
 }
 
 // Unlock gives the passphrase, and completes a change of it that was cut short. The error
-// wraps [seal.ErrWrong] if the passphrase is wrong. It takes about a second and 256 MiB.
+// wraps [seal.ErrWrong] if the passphrase is wrong, and [ErrPartly] if the directory is
+// unlocked all the same. It takes about a second and 256 MiB.
 func (d *Dir) Unlock(passphrase string) error {
 	return d.change(func() error {
 		keys, err := d.tried(passphrase)
 		if err != nil {
 			return err
 		}
-		return d.settle(keys, passphrase)
+		lost, err := d.settle(keys, passphrase)
+		if err = errors.Join(lost, err); err != nil {
+			return fmt.Errorf("%w: %w", ErrPartly, err)
+		}
+		return nil
 	})
 }
 
@@ -217,12 +225,13 @@ func (d *Dir) SetPassphrase(old, next string) error {
 			return d.bare()
 		}
 		if keys, err = keys.Renewed(); err != nil {
-			return err
+			return fmt.Errorf("the passphrase stays as it is, since files that cannot be read are under former ones; mend or remove those: %w", err)
 		}
 		if err := d.relock(keys, next); err != nil {
 			return err
 		}
-		if err := d.settle(keys, next); err != nil {
+		// What nobody can read need not be under it.
+		if _, err := d.settle(keys, next); err != nil {
 			return fmt.Errorf("the new passphrase holds from now on, but not all is under it; give it again when this is mended: %w", err)
 		}
 		return nil
@@ -242,13 +251,12 @@ func (d *Dir) relock(keys *seal.Keys, passphrase string) error {
 	return nil
 }
 
-// settle seals what is not sealed with the first key yet, and forgets the other keys then.
-func (d *Dir) settle(keys *seal.Keys, passphrase string) error {
-	if err := d.sweep(); err != nil {
-		return err
-	}
-	foreign := false
-	err := d.eachSecret(func(name string) error {
+// settle seals what is not sealed with the first key yet, and forgets the other keys if
+// nothing needs them any more. It does as much as it can: lost names what none of the keys
+// opens, err what could not be read or written now.
+func (d *Dir) settle(keys *seal.Keys, passphrase string) (lost, err error) {
+	swept := d.sweep()
+	err = d.eachSecret(func(name string) error {
 		data, err := d.read(name, false)
 		if err != nil {
 			return err
@@ -256,8 +264,7 @@ func (d *Dir) settle(keys *seal.Keys, passphrase string) error {
 		if seal.Is(data) {
 			plain, current, err := keys.Open(data)
 			if err != nil {
-				// Nobody can read it: it is no reason to keep the others from being read.
-				foreign = true
+				lost = errors.Join(lost, fmt.Errorf("%s: %w", d.join(name), err))
 				return nil
 			}
 			if current {
@@ -270,10 +277,10 @@ func (d *Dir) settle(keys *seal.Keys, passphrase string) error {
 		}
 		return d.supersede(name, data)
 	})
-	if err != nil || !keys.Several() || foreign {
-		return err
+	if err == nil && keys.Several() {
+		err = d.relock(keys.First(), passphrase)
 	}
-	return d.relock(keys.First(), passphrase)
+	return lost, errors.Join(swept, err)
 }
 
 // bare opens everything and removes the lock.
@@ -306,12 +313,10 @@ func (d *Dir) bare() error {
 	return d.scrub(gone)
 }
 
-// eachSecret calls fn with the name of each secret file that there is.
+// eachSecret calls fn with the name of each secret file that there is, whatever it says of
+// others, and joins the errors, each of which names its file.
 func (d *Dir) eachSecret(fn func(name string) error) error {
-	labels, err := d.labels()
-	if err != nil {
-		return err
-	}
+	labels, faults := d.labels()
 	names := secretFiles()
 	for _, l := range labels {
 		names = append(names, invitesDir+"/"+l)
@@ -321,14 +326,12 @@ func (d *Dir) eachSecret(fn func(name string) error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err == nil && info.Mode().IsRegular() {
+		if err = d.named(name, err); err == nil && info.Mode().IsRegular() {
 			err = fn(name)
 		}
-		if err != nil {
-			return d.named(name, err)
-		}
+		faults = errors.Join(faults, err)
 	}
-	return nil
+	return faults
 }
 
 // sweep removes what a crash has left of files that were being written, within a change:
@@ -366,7 +369,7 @@ func (d *Dir) leftovers() (names []string, err error) {
 func (d *Dir) supersede(name string, data []byte) error {
 	old, err := d.root.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {
-		return err
+		return d.named(name, err)
 	}
 	defer old.Close()
 	if err := d.replace(name, data); err != nil {
@@ -375,7 +378,7 @@ func (d *Dir) supersede(name string, data []byte) error {
 		return d.replace(name, data)
 	}
 	d.stepped()
-	return overwrite(old)
+	return d.named(name, overwrite(old))
 }
 
 // scrub overwrites a file and removes it; a link is removed only.

@@ -366,8 +366,11 @@ func TestPassphraseForeign(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := again(t, d)
-	if err := e.Unlock(second); err != nil {
+	if err := e.Unlock(second); !errors.Is(err, ErrPartly) || !errors.Is(err, seal.ErrForeign) || !strings.Contains(err.Error(), filepath.Join("invites", "r3")) {
 		t.Fatal(err)
+	}
+	if d.keys.Load().keys.Several() || e.Locked() {
+		t.Error("a former key is kept for a file that it does not open, or it is locked")
 	}
 	if _, err := e.Read("invites/r3"); !errors.Is(err, seal.ErrForeign) {
 		t.Error(err)
@@ -380,6 +383,71 @@ func TestPassphraseForeign(t *testing.T) {
 	}
 	if err := e.SetPassphrase(second, ""); !errors.Is(err, seal.ErrForeign) {
 		t.Errorf("removed: %v", err)
+	}
+}
+
+// TestPassphraseUnreadable: whatever is wrong with one file, all others open, and it is
+// named; and however often the passphrase is changed meanwhile, its key is not lost.
+func TestPassphraseUnreadable(t *testing.T) {
+	const broken = "invites/r1"
+	d, files := furnished(t)
+	if err := d.SetPassphrase("", first); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := d.root.ReadFile(broken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := append(bytes.Clone(whole), make([]byte, MaxFile)...)
+	flipped := bytes.Clone(whole)
+	flipped[len(flipped)-1] ^= 1
+	for name, data := range map[string][]byte{"large": large, "flipped": flipped, "cut": whole[:len(whole)/2], "empty age": []byte("age-encryption.org/v1\n")} {
+		if err := d.root.WriteFile(broken, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		e := again(t, d)
+		if err := e.Unlock(first); !errors.Is(err, ErrPartly) || !strings.Contains(err.Error(), filepath.Join("invites", "r1")) || e.Locked() {
+			t.Errorf("%s: %v", name, err)
+		}
+		for other, text := range files {
+			if got, err := e.Read(other); other != broken && (err != nil || string(got) != text) {
+				t.Errorf("%s: %s reads as %q, %v", name, other, got, err)
+			}
+		}
+	}
+
+	// The disk has a bad day, and the resident a long one.
+	if err := d.root.WriteFile(broken, large, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	now, changes := first, 0
+	for range 10 {
+		next := map[string]string{first: second, second: first}[now]
+		switch err := d.SetPassphrase(now, next); {
+		case errors.Is(err, seal.ErrKeys):
+			if err := again(t, d).Unlock(next); !errors.Is(err, seal.ErrWrong) {
+				t.Errorf("the passphrase was changed though it said that it stays: %v", err)
+			}
+		case err == nil || !strings.Contains(err.Error(), "the new passphrase holds"):
+			t.Fatal(err)
+		default:
+			now = next
+			changes++
+		}
+	}
+	if err := d.root.WriteFile(broken, whole, 0o600); err != nil { // a good one
+		t.Fatal(err)
+	}
+	e := again(t, d)
+	if err := e.Unlock(now); err != nil {
+		t.Errorf("after %d changes: %v", changes, err)
+	}
+	tight(t, e, files)
+	if got := contents(t, e); !maps.Equal(got, files) || e.keys.Load().keys.Several() {
+		t.Errorf("it reads as %q", got)
+	}
+	if changes < 2 {
+		t.Errorf("only %d changes", changes)
 	}
 }
 
