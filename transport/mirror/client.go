@@ -506,8 +506,8 @@ func (c *client) keep() {
 			}
 		}
 		v := c.visit.Load()
-		if v.asked.Load() > 0 && !v.h2 {
-			begin = time.Now() // a browser does not ask again on HTTP/1.1
+		if v.patient() {
+			begin = time.Now()
 			continue
 		}
 		if err := v.browse(); err != nil {

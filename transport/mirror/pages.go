@@ -143,7 +143,7 @@ func references(body []byte) (files []request, links []string) {
 		target, src := string(m[2]), m[1][0]|0x20 == 's'
 		kind, ext := kinds[strings.ToLower(path.Ext(target))], path.Ext(target)
 		switch {
-		case seen[target] || len(target) > maxPath || strings.HasPrefix(target, "//") || strings.ContainsFunc(target, unclean):
+		case seen[target] || len(target) > maxPath || strings.HasPrefix(target, "//") || strings.Contains(target, "/.") || strings.ContainsFunc(target, unclean):
 		case kind != "":
 			files = append(files, request{path: target, kind: kind})
 		case !src && (ext == "" || ext == ".html"):
@@ -154,7 +154,8 @@ func references(body []byte) (files []request, links []string) {
 	return files, links
 }
 
-// unclean are characters that a browser would write otherwise.
+// unclean are characters that a browser would write otherwise, as it does with what begins
+// with a dot between slashes.
 func unclean(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"'<>\\^`{|}&;", r) }
 
 // decode undoes a content encoding of a page, or of its beginning; nil if it cannot.

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -18,11 +20,13 @@ import (
 	"busel/obfs/look"
 )
 
-// Bounds on what a cover may send (Chromium's: 16 KiB frames, 256 KiB headers).
+// Bounds on what a cover may send (Chromium's: 16 KiB frames, 256 KiB headers), and on
+// how many of its answers may be awaited at a time.
 const (
-	maxH2Frame  = 16 << 10
-	maxH2Header = 256 << 10
-	hpackTable  = 65536
+	maxH2Frame = 16 << 10
+	maxHeader  = 256 << 10
+	hpackTable = 65536
+	maxAsked   = 2 * maxNeeds
 )
 
 // errGoodbye means that the cover asked to end the connection in good order.
@@ -47,7 +51,7 @@ type visit struct {
 	next  uint32 // stream id
 	pings uint64
 	again bool                 // a page was asked for
-	open  map[uint32]*exchange // by stream; at most maxNeeds and the pages
+	open  map[uint32]*exchange // by stream; at most maxAsked and what one page needs
 	asked atomic.Int64         // requests without a complete response
 
 	last     atomic.Pointer[exchange] // whose response was complete last
@@ -82,7 +86,7 @@ func newVisit(rw io.ReadWriter, h *look.HTTP, host, alpn string, answered func(i
 	v.fr = http2.NewFramer(rw, rw)
 	v.fr.SetMaxReadFrameSize(maxH2Frame)
 	v.fr.ReadMetaHeaders = hpack.NewDecoder(hpackTable, nil)
-	v.fr.MaxHeaderListSize = maxH2Header
+	v.fr.MaxHeaderListSize = maxHeader
 	v.enc = hpack.NewEncoder(&v.hdr)
 	return v
 }
@@ -163,6 +167,13 @@ func helloSize(h *look.HTTP, host string) (int, error) {
 		n += updateLen
 	}
 	return n, nil
+}
+
+// patient reports whether the visitor waits for answers before he asks again, as browsers
+// do with HTTP/1.1, and people when nothing comes.
+func (v *visit) patient() bool {
+	n := v.asked.Load()
+	return n > 0 && !v.h2 || n >= maxAsked
 }
 
 // get asks for the cover's first page, or for it again.
@@ -345,8 +356,9 @@ func (x *exchange) header(f *http2.MetaHeadersFrame) {
 		case "content-encoding":
 			x.encoding = h.Value
 		case "etag", "last-modified":
-			if len(h.Value) <= maxStamp {
-				x.stamp = append(x.stamp, look.Field{Name: map[string]string{"etag": "if-none-match", "last-modified": "if-modified-since"}[h.Name], Value: h.Value})
+			name := map[string]string{"etag": "if-none-match", "last-modified": "if-modified-since"}[h.Name]
+			if len(h.Value) <= maxStamp && !slices.ContainsFunc(x.stamp, func(f look.Field) bool { return f.Name == name }) {
+				x.stamp = append(x.stamp, look.Field{Name: name, Value: h.Value})
 			}
 		}
 	}
@@ -415,8 +427,11 @@ func (v *visit) control(write func() error) error {
 }
 
 func (v *visit) serve1() error {
-	r := bufio.NewReader(v.rw)
+	// A head is kept in memory, a body is not.
+	bounded := &io.LimitedReader{R: v.rw}
+	r := bufio.NewReader(bounded)
 	for {
+		bounded.N = maxHeader
 		if _, err := r.Peek(1); err != nil {
 			return err
 		}
@@ -424,6 +439,7 @@ func (v *visit) serve1() error {
 		if err != nil {
 			return err
 		}
+		bounded.N = math.MaxInt64
 		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 			return err
 		}

@@ -269,6 +269,72 @@ func TestLargeBody(t *testing.T) {
 	})
 }
 
+// endless is a head without an end.
+type endless struct{ n int }
+
+func (e *endless) Read(b []byte) (int, error) {
+	n := 0
+	if e.n == 0 {
+		n = copy(b, "HTTP/1.1 200 OK\r\n")
+	}
+	for ; n+7 <= len(b); n += copy(b[n:], "A: bc\r\n") {
+	}
+	if e.n += n; e.n > 1<<22 {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// TestEndlessHead: the head of an answer is given up that is longer than a browser takes.
+func TestEndlessHead(t *testing.T) {
+	cover := new(endless)
+	h := shippedLook(t, "chromium").HTTP
+	v := newVisit(&writes{Reader: cover}, &h, "www.cover.example", "http/1.1", nil)
+	if err := v.serve(); err == nil || cover.n > maxHeader+8<<10 {
+		t.Errorf("%d bytes were read, %v", cover.n, err)
+	}
+}
+
+// TestSilentCover: a cover that answers nothing is not asked on and on.
+func TestSilentCover(t *testing.T) {
+	h := shippedLook(t, "chromium").HTTP
+	for protocol, most := range map[string]int{"h2": maxAsked, "http/1.1": 1} {
+		v := newVisit(new(writes), &h, "www.cover.example", protocol, nil)
+		n := 0
+		for ; n < 1000 && !v.patient(); n++ {
+			if err := v.browse(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n != most {
+			t.Errorf("%s: %d requests without an answer, want %d", protocol, n, most)
+		}
+	}
+}
+
+// TestManyStamps: what a page is asked for again with does not grow with what the cover
+// says of it.
+func TestManyStamps(t *testing.T) {
+	f := &http2.MetaHeadersFrame{Fields: []hpack.HeaderField{{Name: ":status", Value: "200"}}}
+	for i := range 1000 {
+		f.Fields = append(f.Fields, hpack.HeaderField{Name: "etag", Value: fmt.Sprint(i)}, hpack.HeaderField{Name: "last-modified", Value: fmt.Sprint(i)})
+	}
+	var x exchange
+	x.header(f)
+	if want := []look.Field{{Name: "if-none-match", Value: "0"}, {Name: "if-modified-since", Value: "0"}}; !slices.Equal(x.stamp, want) {
+		t.Errorf("%d: %.3q", len(x.stamp), x.stamp)
+	}
+}
+
+// TestOddLinks takes what a browser would write as it stands, and nothing else.
+func TestOddLinks(t *testing.T) {
+	files, links := references([]byte(`<a href="/a/../b"><a href="/./c"><a href="/.git/config"><a href="//other.example/">
+<a href="/a;b"><a href="/%zz"><img src="/../d.png"><a href="http://169.254.169.254/latest"><a href="/` + strings.Repeat("x", maxPath) + `"><a href="/good/page"><img src="/good.v2.png">`))
+	if len(files) != 1 || files[0].path != "/good.v2.png" || !slices.Equal(links, []string{"/%zz", "/good/page"}) {
+		t.Errorf("files %+v, links %q", files, links)
+	}
+}
+
 // TestVisit looks at what a cover is asked for by two carriers, one after another.
 func TestVisit(t *testing.T) {
 	const page = `<html><link rel="stylesheet" href="/style.css"><script src='/code.js'></script><img src=/a.png >
