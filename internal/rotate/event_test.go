@@ -23,6 +23,15 @@ func TestEvents(t *testing.T) {
 			s.reset()
 			s.let(5 * time.Second)
 		}, []string{"connected tls", "seeking", "moved udp", "cut tls reset"}},
+		{"a cut after a rest", func(s *sim) {
+			s.let(5 * time.Second)
+			for _, busy := range []bool{false, true} {
+				s.change(func() { s.wanted, s.moving = busy, busy })
+				s.let(5 * time.Second)
+			}
+			s.reset()
+			s.let(5 * time.Second)
+		}, []string{"connected tls", "seeking", "moved udp", "cut tls reset"}},
 		{"silence", func(s *sim) {
 			s.let(time.Second) // before there is a spare
 			s.each(func(c *simCarrier) { c.suspect = true })

@@ -450,7 +450,10 @@ func (k *Keeper) observe(v View, now time.Time) {
 		k.moved(v, now)
 		k.cancel(func(a *attempt) bool { return a.need && a.budget == 0 })
 		k.need = nil
-	case !k.healthy && k.need == nil:
+	case k.healthy:
+		// It was there when it was wanted again: what follows is a move.
+		k.connected = true
+	case k.need == nil:
 		k.need = newNeed(now)
 		if k.connected && k.budget.bytes == 0 {
 			k.report(Event{Kind: Seeking})
