@@ -49,6 +49,10 @@ const (
 	maxPixels = 50_000_000
 	// maxMemory is what decoding may need in bytes.
 	maxMemory = 256 << 20
+	// maxScans is how many times a JPEG may go over its pixels. Those that are made for
+	// looking at have ten or so, and a small picture or two of themselves inside. One with
+	// 50 bytes for each scan would take hours.
+	maxScans = 200
 )
 
 // Is reports whether data begin as a picture's file does, of a format that
@@ -169,6 +173,9 @@ func decode(ctx context.Context, data []byte) (image.Image, error) {
 	if pixels > maxPixels || pixels*pixelCost(conf.ColorModel, data) > maxMemory {
 		return nil, tooLarge("%d by %d pixels", conf.Width, conf.Height)
 	}
+	if format(data) == "JPEG" && bytes.Count(data, startOfScan) > maxScans {
+		return nil, damaged(fmt.Errorf("it has more than %d scans", maxScans))
+	}
 	img, err := decodeImage(&reader{ctx, bytes.NewReader(data)})
 	if cause := context.Cause(ctx); cause != nil {
 		return nil, fmt.Errorf("picture: %w", cause)
@@ -178,6 +185,10 @@ func decode(ctx context.Context, data []byte) (image.Image, error) {
 	}
 	return img, nil
 }
+
+// startOfScan is a JPEG's marker (ITU-T T.81, table B.1), which does not occur in what is
+// encoded (section B.1.1.5).
+var startOfScan = []byte{0xff, 0xda}
 
 // reader reads until ctx ends, so that a decoder does not outlive it.
 type reader struct {

@@ -388,3 +388,26 @@ func TestGallery(t *testing.T) {
 		}
 	}
 }
+
+// manyScans is a progressive JPEG of 36 megapixels that goes over them again and again and
+// says each time, in 40 bytes, that there is nothing.
+func manyScans(scans int) []byte {
+	b := []byte("\xff\xd8\xff\xdb\x00\x43\x00" + strings.Repeat("\x01", 64))
+	b = append(b, "\xff\xc2\x00\x0b\x08\x17\x70\x17\x70\x01\x01\x11\x00"...)                                                               // 6000 by 6000, grey
+	b = append(b, "\xff\xc4\x00\x14\x10\x01"+strings.Repeat("\x00", 15)+"\xe0"...)                                                         // one code, of one bit: EOB14
+	scan := "\xff\xda\x00\x08\x01\x01\x00\x01\x3f\x00" + strings.Repeat("\x55\x54\xaa\xa9\x55\x52\xaa\xa5\x55\x4a\xaa\x95\x55\x2a\xaa", 3) // 0, then 14 bits: 27306 blocks
+	return append(append(b, strings.Repeat(scan, scans)...), "\xff\xd9"...)
+}
+
+// A picture that takes hours is not begun.
+func TestManyScans(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	defer cancel()
+	begin := time.Now()
+	if _, err := Read(ctx, manyScans(20_000)); !errors.Is(err, ErrDamaged) {
+		t.Errorf("after %v: %v", time.Since(begin), err)
+	}
+	if n := bytes.Count(manyScans(maxScans), startOfScan); n != maxScans {
+		t.Errorf("%d scans", n)
+	}
+}
