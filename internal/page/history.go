@@ -12,21 +12,22 @@ type Kind string
 // Kinds of entries.
 const (
 	Started     Kind = "start"
-	Added       Kind = "added"     // Relay is held from now on
-	Removed     Kind = "removed"   // and no longer
-	Connected   Kind = "connected" // To, Took
-	Moved       Kind = "moved"     // Way was lost by Failure; it went on over To after Took
-	Lost        Kind = "lost"      // a connection over Way ended by Failure while others went on
-	Blocked     Kind = "blocked"   // Way does not get through: Failure
-	Outage      Kind = "outage"    // no internet
-	Refused     Kind = "refused"   // the relay refuses the invite: Failure
-	Freezing    Kind = "freezing"  // the network freezes each connection after a few packets
-	NewNetwork  Kind = "network"   // the device is on another network
-	NearbyBegan Kind = "nearby"    // sharing over Wi-Fi
+	Added       Kind = "added"      // Relay is held from now on
+	Removed     Kind = "removed"    // and no longer
+	Connected   Kind = "connected"  // To, Took
+	Moved       Kind = "moved"      // Way was lost by Failure; it went on over To after Took
+	Lost        Kind = "lost"       // a connection over Way ended by Failure while others went on
+	Blocked     Kind = "blocked"    // Way does not get through: Failure
+	Outage      Kind = "outage"     // no internet
+	Refused     Kind = "refused"    // the relay refuses the invite: Failure
+	Freezing    Kind = "freezing"   // the network freezes each connection after a few packets
+	Unread      Kind = "unreadable" // the file of the invite Relay cannot be read
+	NewNetwork  Kind = "network"    // the device is on another network
+	NearbyBegan Kind = "nearby"     // sharing over Wi-Fi
 )
 
 // Kinds is every kind.
-var Kinds = []Kind{Started, Added, Removed, Connected, Moved, Lost, Blocked, Outage, Refused, Freezing, NewNetwork, NearbyBegan}
+var Kinds = []Kind{Started, Added, Removed, Connected, Moved, Lost, Blocked, Outage, Refused, Freezing, Unread, NewNetwork, NearbyBegan}
 
 // Entry is one thing that happened. It names no destination, ever.
 type Entry struct {
@@ -69,6 +70,17 @@ func (h *History) Note(e Entry) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.note(e)
+}
+
+// Unreadable notes the invites of these labels, of each once.
+func (h *History) Unreadable(labels []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, label := range labels {
+		if h.find(func(e *Entry) bool { return e.Kind == Unread && e.Relay == label }) == nil {
+			h.note(Entry{Kind: Unread, Relay: label})
+		}
+	}
 }
 
 func (h *History) note(e Entry) *Entry {

@@ -93,9 +93,11 @@ function headline(phase) {
   let title = t('state.' + phase), say = t('state.' + phase + '.say');
   if (phase === 'connected') {
     const c = s.status.carriers.find(c => c.state === 'active') || s.status.carriers[0];
-    const last = s.history.find(h => h.kind === 'moved' && !h.open && h.to);
+    const last = s.history.find(h => h.kind === 'moved' && !h.open && h.to || h.kind === 'lost');
+    const silent = s.status.carriers.find(c => c.state === 'suspect');
     if (c) say = t('state.connected.by', { relay: nameOf(c.relay), way: way(c.transport, c.detour) });
-    if (last && Date.parse(s.now) - Date.parse(last.until) < 60000) say = story(last) + ' ' + t('state.connected.say');
+    if (silent) say = t('state.connected.silent', { way: kind(silent.transport, silent.detour) }) + ' ' + t('state.connected.say');
+    if (last && Date.parse(s.now) - Date.parse(last.until || last.last || last.at) < 60000) say = story(last) + ' ' + t('state.connected.say');
   } else if (phase === 'blocked') {
     const w = open && open.way || s.way, f = open && open.failure || s.failure;
     say = w && f ? t('state.blocked.why', { way: kind(w), why: why(f) }) + ' ' + say : say;
