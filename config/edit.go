@@ -44,6 +44,37 @@ func EditClient(file string, data []byte, s Settings) ([]byte, error) {
 	return data, nil
 }
 
+// EditLogin returns client.toml with this user and password, or, if they are empty, with
+// none. Everything else in it stays as it is. The error is as of [EditClient].
+func EditLogin(file string, data []byte, user, password string) ([]byte, error) {
+	for _, e := range []struct{ key, value string }{{"password", password}, {"user", user}} {
+		if e.value != "" {
+			data = setKey(data, "local", e.key, strconv.Quote(e.value))
+		} else {
+			data = dropKey(data, "local", e.key)
+		}
+	}
+	c, err := ParseClient(file, data)
+	if err != nil {
+		return nil, err
+	}
+	if c.User != user || string(c.Password) != password {
+		return nil, errors.New(file + " is written in a way that only you can edit")
+	}
+	return data, nil
+}
+
+// dropKey removes a key of a table, as setKey sets it.
+func dropKey(data []byte, table, key string) (out []byte) {
+	at, number := keyLines(data)[join(table, key)], 0
+	for line := range bytes.Lines(data) {
+		if number++; number != at {
+			out = append(out, line...)
+		}
+	}
+	return out
+}
+
 // setKey sets a key of a table, "" for the one without a name. It knows the usual way to
 // write TOML; who calls it looks at what comes of it.
 func setKey(data []byte, table, key, value string) []byte {

@@ -80,3 +80,33 @@ func FuzzEditClient(f *testing.F) {
 		}
 	})
 }
+
+// TestEditLogin takes user and password out and puts them in again.
+func TestEditLogin(t *testing.T) {
+	const password = `four "random" \words\ ў`
+	for _, c := range []struct{ name, in, without, with string }{
+		{"nothing there", "", "", "[local]\nuser = \"anna\"\npassword = \"four \\\"random\\\" \\\\words\\\\ ў\"\n"},
+		{"comments stay", "# mine\n[local] # here\nlisten = \"auto\"\nuser = \"o\"\npassword = 'old' # secret\n[look]\nlearn = false\n", "# mine\n[local] # here\nlisten = \"auto\"\n[look]\nlearn = false\n", ""},
+	} {
+		without, err := EditLogin("client.toml", []byte(c.in), "", "")
+		if err != nil || string(without) != c.without {
+			t.Errorf("%s: without it is\n%s\n%v", c.name, without, err)
+		}
+		with, err := EditLogin("client.toml", without, "anna", password)
+		if err != nil || c.with != "" && string(with) != c.with {
+			t.Errorf("%s: with it is\n%s\n%v", c.name, with, err)
+		}
+		if set, err := ParseClient("client.toml", with); err != nil || set.User != "anna" || string(set.Password) != password {
+			t.Errorf("%s: %+v, %v", c.name, set, err)
+		}
+	}
+	for name, in := range map[string]string{
+		"text of several lines": "[local]\nuser = \"a\"\npassword = \"\"\"\nx\"\"\"\n",
+		"a table in one line":   "local = { user = \"a\", password = \"b\" }\n",
+		"broken":                "[local\n",
+	} {
+		if got, err := EditLogin("client.toml", []byte(in), "", ""); err == nil {
+			t.Errorf("%s becomes\n%s", name, got)
+		}
+	}
+}

@@ -29,8 +29,8 @@ It is typed unseen on a terminal, or read from standard input, one line each: th
 then the new one. Take four words or more that have nothing to do with each other or with
 you. Nobody can help when it is forgotten; a new invite can.
 
-Settings in client.toml stay readable, a password of the proxy among them. What was written
-before is overwritten, but flash memory and backups may keep copies for a while: with a
+Settings in client.toml stay readable, but for user and password of the proxy, which are
+moved under the passphrase. What was written before is overwritten, but flash memory and backups may keep copies for a while: with a
 passphrase from the first day there are none.`,
 		Flags: func(flags *flag.FlagSet) cli.Action {
 			path := dirFlag(flags)
@@ -77,7 +77,9 @@ func protect(ctx context.Context, std cli.Std, dir *state.Dir, what string) erro
 		if release, err = dir.Lock(); err != nil { // so that no client starts meanwhile
 			return err
 		}
-		err = dir.SetPassphrase(p.Old, p.Next)
+		if err = dir.SetPassphrase(p.Old, p.Next); err == nil {
+			err = keepLogin(dir)
+		}
 		release()
 	}
 	if err != nil {
@@ -88,9 +90,6 @@ func protect(ctx context.Context, std cli.Std, dir *state.Dir, what string) erro
 		return nil
 	}
 	fmt.Fprintln(std.Out, "What the client keeps is under your passphrase from now on.")
-	if set, err := settings(dir); err == nil && set.Password != "" {
-		fmt.Fprintf(std.Out, "The proxy's password in %s stays readable.\n", state.ClientFile)
-	}
 	return nil
 }
 
@@ -186,9 +185,10 @@ func askUnlock(ctx context.Context, std cli.Std, prompt string, choice bool, unl
 }
 
 // askToEnter begins with what is in the vault, and asks for the passphrase where there is
-// a terminal; elsewhere the client starts locked.
-func askToEnter(ctx context.Context, std cli.Std, v *vault) error {
-	if err := v.Enter(); err != nil || !v.Locked() || !std.Asks() {
+// a terminal; elsewhere the client starts locked, and so if its page is opened: who
+// double-clicks may have got a terminal with it (Windows, macOS), and never looks there.
+func askToEnter(ctx context.Context, std cli.Std, v *vault, page bool) error {
+	if err := v.Enter(); err != nil || !v.Locked() || page || !std.Asks() {
 		return err
 	}
 	return askUnlock(ctx, std, "Passphrase (or Enter, to give it on the page): ", true, v.Unlock)
@@ -205,7 +205,14 @@ func openSecrets(ctx context.Context, std cli.Std, path string) (*state.Dir, err
 	if err = control.Call(ctx, dir.Socket(), opKeys, nil, &keys); err == nil {
 		err = dir.UseKeys(keys)
 	} else {
-		err = askUnlock(ctx, std, "Passphrase: ", false, dir.Unlock)
+		err = askUnlock(ctx, std, "Passphrase: ", false, func(passphrase string) error {
+			err := dir.Unlock(passphrase)
+			if errors.Is(err, state.ErrPartly) {
+				fmt.Fprintln(std.Err, err)
+				return nil
+			}
+			return err
+		})
 	}
 	if err != nil {
 		dir.Close()

@@ -26,6 +26,7 @@ type resident struct {
 	relays  *tunnel.Relays
 	known   *atomic.Pointer[[]state.Invite] // what load took last; nil before
 	history *page.History
+	said    *atomic.Pointer[login] // what programs have to say; not nil
 	status  func() front.Status
 	load    func() // takes the invites in the directory
 	quit    func()
@@ -42,7 +43,7 @@ func (r *resident) Facts() page.Facts {
 	r.mu.Lock()
 	set := r.set
 	r.mu.Unlock()
-	f := page.Facts{Status: r.status(), Outage: r.relays.Outage(), User: set.User, Settings: shown(set),
+	f := page.Facts{Status: r.status(), Outage: r.relays.Outage(), User: r.said.Load().user, Settings: shown(set),
 		Can: page.Can{Passphrase: true, Wipe: true, Nearby: true}, Nearby: r.sharing.shown()}
 	f.Locked = f.Status.Locked
 	f.Guarded, _ = r.dir.HasPassphrase() // an error shows when the passphrase is wanted

@@ -80,11 +80,22 @@ func settings(dir *state.Dir) (config.Client, error) {
 	return set, err
 }
 
+// unreadable are the labels of the invites that an error of [state.Dir.Invites] is about.
+func unreadable(fault error) (labels []string) {
+	all, ok := fault.(interface{ Unwrap() []error })
+	if !ok {
+		return nil
+	}
+	for _, err := range all.Unwrap() {
+		if e, ok := errors.AsType[*state.InviteError](err); ok {
+			labels = append(labels, e.Label)
+		}
+	}
+	return labels
+}
+
 func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client, open bool) error {
 	log := std.Logger(set.LogLevel)
-	if err := cli.Harden(); err != nil {
-		log.Warn("other programs of this user may be able to read the client's memory", "err", err)
-	}
 	who, err := newCallers(set, log)
 	if err != nil {
 		return err
@@ -113,10 +124,24 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client, op
 		if fault != nil {
 			log.Warn("an invite cannot be read", "err", fault)
 		}
+		history.Unreadable(unreadable(fault))
 		known.Store(&held)
 		rel.Sync(held)
 	}
-	vault := newVault(dir, func() (err error) {
+	var local *front.Front
+	var said atomic.Pointer[login]
+	vault := newVault(dir, log, func() (err error) {
+		// It was in the open since the passphrase was set, or was written anew.
+		if err := keepLogin(dir); err != nil {
+			log.Warn("the proxy's password is not where it belongs", "err", err)
+		}
+		l, _ := demanded(dir, set, log)
+		said.Store(&l)
+		if local != nil {
+			if err := local.Demand(l.user, l.password); err != nil {
+				return err
+			}
+		}
 		if around, err = newSurroundings(dir, log); err != nil {
 			return err
 		}
@@ -126,10 +151,9 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client, op
 		load()
 		return nil
 	}, cancel)
-	if err := askToEnter(ctx, std, vault); err != nil {
+	if err := askToEnter(ctx, std, vault, open); err != nil {
 		return err
 	}
-	var local *front.Front
 	status := func() front.Status {
 		s := linksStatus(rel)
 		s.Listen, s.Locked = local.Addr().String(), vault.Locked()
@@ -151,13 +175,15 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client, op
 		}
 	}
 	pages, err := page.New(page.Config{Client: &resident{
-		dir: dir, vault: vault, relays: rel, known: &known, history: &history, status: status, load: load, quit: cancel, sharing: share, set: set,
+		dir: dir, vault: vault, relays: rel, known: &known, history: &history, said: &said, status: status, load: load, quit: cancel, sharing: share, set: set,
 	}, History: &history, Logger: log})
 	if err != nil {
 		return err
 	}
+	l, untold := demanded(dir, set, log)
+	said.Store(&l)
 	local, err = front.New(front.Config{
-		Listen: set.Listen.String(), User: set.User, Password: string(set.Password),
+		Listen: set.Listen.String(), User: l.user, Password: l.password, Untold: untold,
 		Opener: gate{rel, vault}, Admit: who.admit(), AdmitUDP: who.admitUDP(), Gone: who.gone(), Overhear: overhear, Pages: pages, Logger: log,
 	})
 	if err != nil {
@@ -213,7 +239,11 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client, op
 		}
 		return cli.RunAll(ctx, around.watcher.Run, around.memory.Run, worn.Run,
 			func(ctx context.Context) error {
-				return around.watch(ctx, func() { history.Note(page.Entry{Kind: page.NewNetwork}); rel.Roam() })
+				return around.watch(ctx, func() {
+					history.Note(page.Entry{Kind: page.NewNetwork})
+					share.end() // it was meant for the network that was
+					rel.Roam()
+				})
 			},
 		)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 // Until that is given the client has no relays, and says so to whoever asks.
 type vault struct {
 	dir   *state.Dir
+	log   *slog.Logger
 	begin func() error // reads what the directory keeps, once, when it may be read
 	end   func()       // ends the client
 
@@ -26,8 +28,8 @@ type vault struct {
 	mu sync.Mutex // one passphrase at a time: each costs 256 MiB
 }
 
-func newVault(dir *state.Dir, begin func() error, end func()) *vault {
-	return &vault{dir: dir, begin: begin, end: end, opened: make(chan struct{})}
+func newVault(dir *state.Dir, log *slog.Logger, begin func() error, end func()) *vault {
+	return &vault{dir: dir, log: log, begin: begin, end: end, opened: make(chan struct{})}
 }
 
 // Locked reports whether the passphrase has to be given yet.
@@ -67,7 +69,10 @@ func (v *vault) Unlock(passphrase string) error {
 		return nil
 	}
 	defer debug.FreeOSMemory() // of the 256 MiB
-	if err := v.dir.Unlock(passphrase); err != nil {
+	err := v.dir.Unlock(passphrase)
+	if errors.Is(err, state.ErrPartly) {
+		v.log.Warn("a file cannot be read", "err", err)
+	} else if err != nil {
 		return err
 	}
 	return v.enter()
@@ -82,7 +87,7 @@ func (v *vault) Protect(old, next string) error {
 	if err := v.dir.SetPassphrase(old, next); err != nil {
 		return err
 	}
-	return v.enter()
+	return errors.Join(keepLogin(v.dir), v.enter())
 }
 
 // Wipe ends the client, which then removes all that it keeps.

@@ -172,9 +172,6 @@ type elderStatus struct {
 
 func (s *server) run(ctx context.Context) error {
 	started := time.Now()
-	if err := cli.Harden(); err != nil {
-		s.log.Warn("a crash may leave a core file", "err", err)
-	}
 	key, err := s.dir.RelayKey()
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"log/slog"
@@ -17,6 +18,10 @@ import (
 // the process's, and the result is its exit status. An interrupt or SIGTERM
 // ends the context, a second one the process.
 func Start(p *Program) int {
+	// Every command may have a passphrase, a key or an invite in its memory.
+	if err := harden(); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: warning: other programs of this user may be able to read its memory: %v\n", p.Name, err)
+	}
 	// net/http tells what it does not like to the standard logger, with bytes of
 	// the site in it, and has no option to stop that.
 	log.SetOutput(io.Discard)

@@ -432,6 +432,17 @@ func TestAskedOnTerminal(t *testing.T) {
 		t.Errorf("the client ended with %v", err)
 	}
 
+	// Who double-clicks is asked on the page, whatever terminal comes with it.
+	t.Setenv("DISPLAY", "")
+	t.Setenv("WAYLAND_DISPLAY", "")
+	run, say, says, _ = onTerminal(t, "run", "-open", "-dir", dir, "-listen", "auto")
+	says("It is locked.")
+	says("Its page, for one look: ")
+	say("\x03")
+	if err := run.Wait(); err != nil {
+		t.Errorf("the client ended with %v", err)
+	}
+
 	run, say, says, all = onTerminal(t, "run", "-dir", dir, "-listen", "auto")
 	says("Passphrase (or Enter")
 	say("\x03")
@@ -584,5 +595,71 @@ func TestClientKeepsNoTraces(t *testing.T) {
 				t.Errorf("the log is not on level %s", level)
 			}
 		})
+	}
+}
+
+// TestLoginAtRest: user and password of the proxy go under the passphrase and come back,
+// and programs have to say them all the while.
+func TestLoginAtRest(t *testing.T) {
+	need(t, "curl")
+	dir := t.TempDir()
+	const user, password = "anna-of-minsk", "stork on the roof"
+	settings := "# mine\n[local]\nuser = \"" + user + "\"\npassword = \"" + password + "\"\nprograms = [\"curl\"]\n"
+	file := filepath.Join(dir, "client.toml")
+	if err := os.WriteFile(file, []byte(settings), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	keep := filepath.Join(t.TempDir(), "old") // where the disk has it
+	if err := os.Link(file, keep); err != nil {
+		t.Fatal(err)
+	}
+	secrets := map[string]string{"user": user, "password": password, "passphrase": firstPassphrase}
+	tells := func(when string, want ...string) {
+		t.Helper()
+		var names []string
+		for _, data := range files(t, dir) {
+			names = append(names, told(data, secrets)...)
+		}
+		slices.Sort(names)
+		if !slices.Equal(slices.Compact(names), want) {
+			t.Errorf("%s it tells %q, want %q", when, names, want)
+		}
+	}
+	tells("at first", "password", "user")
+	command(t, firstPassphrase+"\n", "client", "passphrase", "-dir", dir, "set")
+	tells("with a passphrase")
+	if data, err := os.ReadFile(keep); err != nil || len(told(string(data), secrets)) > 0 {
+		t.Errorf("what was written before is not overwritten: %s, %v", data, err)
+	}
+	if data, err := os.ReadFile(file); string(data) != "# mine\n[local]\nprograms = [\"curl\"]\n" {
+		t.Errorf("client.toml is %q, %v", data, err)
+	}
+	status := func(c *client, login string) string {
+		t.Helper()
+		args := []string{"-o", os.DevNull, "-w", "%{http_code}", "--proxy", "http://" + c.proxy, "http://site.example/"}
+		if login != "" {
+			args = append(args, "--proxy-user", login)
+		}
+		return string(curl(t, args...))
+	}
+	c := runClient(t, dir, freePort(t))
+	if none, some := status(c, ""), status(c, user+":"+password); none != "407" || some != "503" {
+		t.Errorf("locked, it answers %s and %s", none, some)
+	}
+	command(t, firstPassphrase+"\n", "client", "unlock", "-dir", dir)
+	if none, wrong, right := status(c, ""), status(c, user+":stork"), status(c, user+":"+password); none != "407" || wrong != "407" || right != "503" {
+		t.Errorf("unlocked, it answers %s, %s and %s", none, wrong, right)
+	}
+	tells("in use")
+	command(t, firstPassphrase+"\n", "client", "passphrase", "-dir", dir, "remove")
+	tells("without a passphrase", "password", "user")
+	if set, err := config.ParseClient("client.toml", []byte(files(t, dir)["client.toml"])); err != nil || set.User != user || string(set.Password) != password || len(set.Programs) != 1 {
+		t.Errorf("client.toml is %+v, %v", set, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "password")); !os.IsNotExist(err) {
+		t.Errorf("the other file stays: %v", err)
+	}
+	if none, right := status(c, ""), status(c, user+":"+password); none != "407" || right != "503" {
+		t.Errorf("in the end it answers %s and %s", none, right)
 	}
 }

@@ -36,6 +36,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -77,7 +78,10 @@ type Config struct {
 	// 1..255 bytes each, or both empty: nothing is demanded. SOCKS4, which has
 	// no password, is then rejected. Front keeps only their hashes.
 	User, Password string
-	Opener         flow.Opener
+	// Untold: user and password are demanded, but which is not known before
+	// [Front.Demand], since a passphrase is wanted first. None is right until then.
+	Untold bool
+	Opener flow.Opener
 	// Admit, if not nil, is asked for each connection whether its program may use the
 	// proxy. If not, the connection is reset, and not a byte of it is read: whatever a
 	// program tries, it finds out the same nothing. It runs in the connection's goroutine.
@@ -117,7 +121,7 @@ type Front struct {
 	connectTimeout time.Duration
 	maxConns       int
 	door           *door
-	password       *password // nil: none is demanded
+	password       atomic.Pointer[password] // nil: none is demanded
 	reached        *reached
 	associations   chan struct{} // one element for each that is open
 	firstByte      time.Duration // until the first byte
@@ -149,10 +153,6 @@ func New(c Config) (*Front, error) {
 	if c.Opener == nil {
 		return nil, errors.New("a proxy needs an opener")
 	}
-	password, err := newPassword(c.User, c.Password)
-	if err != nil {
-		return nil, err
-	}
 	languages, err := words.All()
 	if err != nil {
 		return nil, err
@@ -170,13 +170,18 @@ func New(c Config) (*Front, error) {
 		connectTimeout: c.ConnectTimeout,
 		maxConns:       c.MaxConns,
 		door:           newDoor(),
-		password:       password,
 		reached:        newReached(),
 		associations:   make(chan struct{}, maxAssociations),
 		firstByte:      10 * time.Second,
 		request:        30 * time.Second,
 		idle:           associationIdle,
 		open:           map[*conn]struct{}{},
+	}
+	if err := f.Demand(c.User, c.Password); err != nil {
+		return nil, err
+	}
+	if c.Untold {
+		f.password.Store(&password{untold: true})
 	}
 	if f.overhear == nil {
 		f.overhear = func(*net.TCPConn) io.WriteCloser { return nil }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/armon/go-socks5"
+
+	"busel/internal/flow"
 )
 
 // How often a password may be tried. Programs on this machine can try from
@@ -28,9 +30,19 @@ const (
 // secret shows in how long a comparison takes.
 type password struct {
 	user, pass [sha256.Size]byte
+	untold     bool // nobody knows it yet: whatever is said is wrong
 
 	mu   sync.Mutex
 	next time.Time // when wrong tries will be paid off; each costs triesEvery
+}
+
+// Demand has user and password demanded from now on, which are as in [Config].
+func (f *Front) Demand(user, pass string) error {
+	p, err := newPassword(user, pass)
+	if err == nil {
+		f.password.Store(p)
+	}
+	return err
 }
 
 // newPassword returns nil if neither is set.
@@ -52,6 +64,9 @@ func newPassword(user, pass string) (*password, error) {
 // before it looks, so that right and wrong ones are slow alike; when that takes
 // too long, or ctx ends, the answer is no.
 func (p *password) check(ctx context.Context, user, pass string) bool {
+	if p.untold {
+		return false
+	}
 	ctx, cancel := context.WithTimeout(ctx, maxTryWait)
 	defer cancel()
 	for {
@@ -103,11 +118,12 @@ func (l login) Valid(user, pass string) bool { return l.check(l.ctx, user, pass)
 // mayProxy reports whether a web request may use the proxy: there is no
 // password, or the request says it.
 func (f *Front) mayProxy(r *http.Request) bool {
-	if f.password == nil {
+	password := f.password.Load()
+	if password == nil {
 		return true
 	}
 	user, pass, ok := basicAuth(r.Header.Get("Proxy-Authorization"))
-	return ok && f.password.check(r.Context(), user, pass)
+	return ok && password.check(r.Context(), user, pass)
 }
 
 // basicAuth parses the value of a Proxy-Authorization field (RFC 7617, section 2).
@@ -123,8 +139,15 @@ func basicAuth(value string) (user, pass string, ok bool) {
 	return strings.Cut(string(text), ":")
 }
 
-// demandPassword answers 407 (RFC 9110, section 15.5.8).
+// demandPassword answers 407 (RFC 9110, section 15.5.8), or tells who said a password that
+// nobody can judge it yet.
 func (f *Front) demandPassword(w http.ResponseWriter, r *http.Request) {
+	if p := f.password.Load(); p != nil && p.untold {
+		if _, _, said := basicAuth(r.Header.Get("Proxy-Authorization")); said {
+			refusalFor("", flow.ErrLocked).serve(w, f.readerOf(r))
+			return
+		}
+	}
 	w.Header().Set("Proxy-Authenticate", `Basic realm="proxy", charset="UTF-8"`)
 	refusal{http.StatusProxyAuthRequired, "refusal.password", ""}.serve(w, f.readerOf(r))
 }

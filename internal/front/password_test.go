@@ -109,6 +109,45 @@ func say(t *testing.T, f *Front, said string) string {
 	return ended(t, c)
 }
 
+// TestUntold: a password that nobody knows yet lets nobody in, not even who asks for
+// something only when it is known; and then it is the one that counts.
+func TestUntold(t *testing.T) {
+	f := run(t, Config{Untold: true}, nil)
+	basic := "Proxy-Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte("anna:stork")) + "\r\n"
+	web := func(auth string) string {
+		return "CONNECT 8.8.8.8:80 HTTP/1.1\r\nHost: 8.8.8.8:80\r\n" + auth + "Connection: close\r\n\r\n"
+	}
+	const login, request = "\x05\x01\x02\x01\x04anna\x05stork", "\x05\x01\x00\x01\x08\x08\x08\x08\x00\x50"
+	check := func(when string, want map[string]string) {
+		t.Helper()
+		for said, want := range want {
+			if got := say(t, f, said); !strings.HasPrefix(got, want) {
+				t.Errorf("%s %q is answered %q, want %q", when, said, got, want)
+			}
+		}
+	}
+	early := connect(t, f)
+	defer early.Close()
+	if _, err := io.WriteString(early, login); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(early, make([]byte, 4)); err != nil { // the answer to the login
+		t.Fatal(err)
+	}
+	check("before", map[string]string{
+		web(""): "HTTP/1.1 407", web(basic): "HTTP/1.1 503", login + request: "\x05\x02\x01\x01", "\x05\x01\x00" + request: "\x05\xff",
+		"\x04\x01\x00\x50\x08\x08\x08\x08anna\x00": "\x00\x5b",
+	})
+	if err := f.Demand("anna", "stork"); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(early, request) // it may be closed
+	if got := ended(t, early); got != "" {
+		t.Errorf("who was there before is answered %q", got)
+	}
+	check("after", map[string]string{web(""): "HTTP/1.1 407", web(basic): "HTTP/1.1 502", login + request: "\x05\x02\x01\x00\x05\x05"})
+}
+
 // TestPasswordDialogues speaks every protocol with a right, a wrong and no
 // password. The refuser refuses whatever gets as far as it.
 func TestPasswordDialogues(t *testing.T) {

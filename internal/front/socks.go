@@ -75,8 +75,8 @@ func (f *Front) authenticate(ctx context.Context, c *conn) error {
 		return err
 	}
 	var method socks5.Authenticator = socks5.NoAuthAuthenticator{}
-	if f.password != nil {
-		method = socks5.UserPassAuthenticator{Credentials: login{ctx, f.password}}
+	if password := f.password.Load(); password != nil {
+		method = socks5.UserPassAuthenticator{Credentials: login{ctx, password}}
 	}
 	if slices.Contains(methods, method.GetCode()) {
 		_, err := method.Authenticate(c, c)

@@ -117,7 +117,7 @@ func (f *Front) serveSOCKS4(ctx context.Context, c *conn) {
 	f.asked(c)
 	dst, err := req.destination()
 	switch {
-	case f.password != nil:
+	case f.password.Load() != nil:
 		f.refuseSOCKS4(c, "SOCKS4 has no password; it must use SOCKS5 or HTTP")
 		return
 	case req.command != socks4Connect:

@@ -17,6 +17,10 @@ const invitesDir = "invites"
 // PortFile keeps the port that was drawn for the local proxy.
 const PortFile = "port"
 
+// PasswordFile keeps what programs have to say to the local proxy while the directory has a
+// passphrase; else client.toml has it.
+const PasswordFile = "password"
+
 // maxInvites bounds how many invites a client holds.
 const maxInvites = 256
 
@@ -82,9 +86,20 @@ func (v *Invite) RelayLabel(i int) string {
 	return v.Label + "." + strconv.Itoa(i+1)
 }
 
+// InviteError is why an invite cannot be read. Err names the file.
+type InviteError struct {
+	Label string
+	Err   error
+}
+
+func (e *InviteError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *InviteError) Unwrap() error { return e.Err }
+
 // Invites returns the invites in the order of their labels, and for those that
-// cannot be read an error that names each file; the good ones are returned all
-// the same, so that one damaged file does not cost the others.
+// cannot be read an error that joins an [InviteError] for each; the good ones are
+// returned all the same, so that one damaged file does not cost the others.
 func (d *Dir) Invites() ([]Invite, error) {
 	labels, err := d.labels()
 	if err != nil {
@@ -95,7 +110,7 @@ func (d *Dir) Invites() ([]Invite, error) {
 	for _, label := range labels {
 		v, err := d.invite(label)
 		if err != nil {
-			faults = append(faults, err)
+			faults = append(faults, &InviteError{label, err})
 			continue
 		}
 		held = append(held, v)

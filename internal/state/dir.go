@@ -235,6 +235,23 @@ func (d *Dir) Write(name string, data []byte) error {
 	return d.change(func() error { return d.put(name, data) })
 }
 
+// Overwrite is Write that leaves nothing of what the file held on the disk, as far as a
+// program can see to that. The file has to be there.
+func (d *Dir) Overwrite(name string, data []byte) error {
+	return d.change(func() error {
+		data, err := d.sealed(name, data)
+		if err != nil {
+			return err
+		}
+		return d.supersede(name, data)
+	})
+}
+
+// Forget overwrites and removes a file, which need not be there.
+func (d *Dir) Forget(name string) error {
+	return d.change(func() error { return d.scrub(name) })
+}
+
 // put is Write within a change.
 func (d *Dir) put(name string, data []byte) error {
 	data, err := d.sealed(name, data)

@@ -25,6 +25,8 @@
 //	salt            32 random bytes, under which networks and routes are hashed
 //	memory          what worked on which network, see internal/memory; it may be
 //	                deleted at any time
+//	password        what programs have to say to the proxy, under a passphrase; without
+//	                one client.toml has it
 //	look, looks     what the client looks like, and the bundle of looks that it took; see
 //	                internal/looks
 //

@@ -36,7 +36,9 @@ func plainFiles() []string { return []string{ClientFile, PortFile, KeysFile} }
 
 // secretFiles are those of the client's files that are secret, the invites apart: what is
 // not here can neither be sealed nor wiped, and so is not written under a passphrase.
-func secretFiles() []string { return []string{saltFile, "memory", "look", "looks"} }
+func secretFiles() []string {
+	return []string{saltFile, "memory", "look", "looks", PasswordFile}
+}
 
 // isSecret reports whether a file is one of them, or an invite.
 func isSecret(name string) bool {

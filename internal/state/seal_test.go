@@ -35,7 +35,7 @@ func furnished(t testing.TB) (*Dir, map[string]string) {
 	d.work = 4
 	files := map[string]string{
 		ClientFile: "[local]\nlisten = \"auto\"\n", PortFile: "23456\n",
-		saltFile: strings.Repeat("s", saltLen), "memory": "what is remembered", "look": "what is worn", "looks": "what was taken",
+		saltFile: strings.Repeat("s", saltLen), "memory": "what is remembered", "look": "what is worn", "looks": "what was taken", PasswordFile: "anna\nfour random words",
 		"invites/r1": "busel:first", "invites/r7": "busel:second", "invites/notes": "not ours", "letter.txt": "not ours",
 	}
 	if err := d.root.Mkdir(invitesDir, 0o700); err != nil {
