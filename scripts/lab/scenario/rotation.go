@@ -34,6 +34,8 @@ type Row struct {
 	Policy string // of client.toml; empty: what the client does by itself
 	// policies are those whose rates are measured, one after another.
 	policies []string
+	// blame are the failures that the page's history may give for what the rules do.
+	blame []string
 	// once: all that was asked for is in one trial.
 	once bool
 	// Long: it belongs to the long form only; Short: to what every test run includes.
@@ -63,6 +65,7 @@ const (
 	playIdle     play = "idle"      // nothing is asked for
 	playHeld     play = "held"      // the same with an open stream
 	playPatience play = "patience"  // a blackout, and what it costs the client
+	playSight    play = "sight"     // as hit, with the resident's page open
 )
 
 // Ways to end the connection in use: names of rules. The first is for TCP only.

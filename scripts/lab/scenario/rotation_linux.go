@@ -92,6 +92,8 @@ func (b *Bout) Run(ctx context.Context) (Trial, error) {
 		return b.deaths(ctx)
 	case playIdle, playHeld:
 		return b.idle(ctx)
+	case playSight:
+		return b.sight(ctx)
 	}
 	return Trial{}, fmt.Errorf("nobody knows how to play %q", b.Row.play)
 }

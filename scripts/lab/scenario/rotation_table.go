@@ -6,12 +6,27 @@ import "time"
 // of the project wants, at a round trip of 100 ms.
 func Rotation() []Row {
 	const s = time.Second
+	// Issue 8: within 3 s the page says what happened and what the client does.
+	seen := []Bound{{Name: pageSays, Limit: 3}, {Name: historyRight, Least: true, Limit: 100}}
 	return []Row{
 		{
 			Name: "rst-active", Rows: []string{"B1", "C8"}, Short: true,
 			What: "the connection in use, over TCP, is reset",
 			play: playHit, over: "tcp", rules: []string{resets},
 			Want: Limits{Stall: 700 * time.Millisecond, Page: s},
+		},
+		{
+			Name: "page-reset", Rows: []string{"B1", "C8"},
+			What: "the connection in use is reset; the resident looks at the page",
+			// The relay, which is reset, too, may be the first to say that it is over.
+			play: playSight, over: "tcp", rules: []string{resets}, blame: []string{"reset", "frozen"},
+			Want: Limits{Figures: seen},
+		},
+		{
+			Name: "page-block", Rows: []string{"R1", "B3"},
+			What: "what the connection in use carries is lost; the resident looks at the page",
+			play: playSight, rules: []string{drops}, blame: []string{"frozen", "timeout"},
+			Want: Limits{Figures: seen},
 		},
 		{
 			Name: "drop-active-tcp", Rows: []string{"R1", "B3"},
