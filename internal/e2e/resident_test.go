@@ -422,9 +422,10 @@ func TestResidentSeesABlock(t *testing.T) {
 			var p *path
 			r := startRelay(t, relayOptions{via: func(listen string) string { p = newPath(t, listen, 20*time.Millisecond); return p.addr() }})
 			c := startClient(t, r.invite)
-			// Something has to be under way: an idle client is silent.
-			load := exec.CommandContext(t.Context(), "curl", "-sS", "--limit-rate", "1M", "--max-time", "90", "-o", os.DevNull,
-				"--proxy", "socks5h://"+c.proxy, "http://"+startOrigin(t)+"/bytes/200000000")
+			// Something has to be under way until the end, however slow the browser is: a client
+			// that nobody wants anything of does not look for a way back.
+			load := exec.CommandContext(t.Context(), "curl", "-sS", "--limit-rate", "1M", "-o", os.DevNull,
+				"--proxy", "socks5h://"+c.proxy, "http://"+startOrigin(t)+"/bytes/2000000000")
 			load.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 			if err := load.Start(); err != nil {
 				t.Fatal(err)

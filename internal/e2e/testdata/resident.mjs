@@ -199,7 +199,8 @@ const stories = {
     await judge(page, 'blocked');
     say('looked');
     await heard(); // free again
-    await phase(page, 'connected');
+    await phase(page, 'connected', 60000) // the client tries again twice a minute, at least
+      .catch(async () => wrong('the way is free, and the page says: ' + await text(page, 'title') + ' ' + await text(page, 'say')));
     await page.waitForFunction(() => document.querySelector('#history li[data-kind=moved]'));
     say('history ' + JSON.stringify(await page.locator('#history li').evaluateAll(l => l.map(e => e.dataset.kind + ': ' + e.querySelector('span').textContent))));
     await judge(page, 'moved');
