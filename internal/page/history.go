@@ -53,6 +53,8 @@ const (
 	// sameStory is how long after a move the end of what was moved away from is a part of
 	// its story: a silent connection is given up after some seconds.
 	sameStory = 30 * time.Second
+	// together is how far apart the end of a connection and what it means may be told.
+	together = time.Second
 	// repeats is how soon the same failure of the same way is not worth another entry.
 	repeats = 10 * time.Minute
 )
@@ -106,13 +108,25 @@ func (h *History) find(fits func(*Entry) bool) *Entry {
 	return nil
 }
 
-// Seek begins a move of a relay's session.
+// Seek begins a move of a relay's session. A connection that has just ended is why: it
+// tells so itself, before or after the session does.
 func (h *History) Seek(relay string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.open(relay) == nil {
-		h.note(Entry{Kind: Moved, Relay: relay, Open: true})
+	if h.open(relay) != nil {
+		return
 	}
+	e := Entry{Kind: Moved, Relay: relay, Open: true}
+	lost := h.find(func(e *Entry) bool { return e.Kind == Lost && e.Relay == relay })
+	switch {
+	case lost == nil || time.Since(later(lost.At, lost.Last)) > together:
+	case lost.Times > 1: // it tells of others, too
+		e.Way, e.Failure = lost.Way, lost.Failure
+	default:
+		lost.Kind, lost.Open = Moved, true
+		return
+	}
+	h.note(e)
 }
 
 func (h *History) open(relay string) *Entry {

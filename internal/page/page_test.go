@@ -460,6 +460,30 @@ func TestHistory(t *testing.T) {
 			h.Lose("r1", "mirror", "reset")
 			h.Move("r1", "quic", false, time.Second)
 		}, []string{"moved mirror reset quic"}},
+		{"or before it", func(h *History) {
+			h.Lose("r1", "mirror", "reset")
+			time.Sleep(50 * time.Millisecond)
+			h.Seek("r1")
+			h.Move("r1", "quic", false, time.Second)
+		}, []string{"moved mirror reset quic"}},
+		{"before it, and not for the first time", func(h *History) {
+			h.Lose("r1", "mirror", "reset")
+			time.Sleep(5 * time.Second)
+			h.Lose("r1", "mirror", "reset")
+			h.Seek("r1")
+			h.Move("r1", "quic", false, time.Second)
+		}, []string{"lost mirror reset  x2", "moved mirror reset quic"}},
+		{"an end long before is another story", func(h *History) {
+			h.Lose("r1", "mirror", "reset")
+			time.Sleep(5 * time.Second)
+			h.Seek("r1")
+			h.Move("r1", "quic", false, time.Second)
+		}, []string{"lost mirror reset ", "moved   quic"}},
+		{"invites that cannot be read", func(h *History) {
+			h.Unreadable([]string{"r2"})
+			h.Unreadable([]string{"r2", "r3"})
+			h.Unreadable(nil)
+		}, []string{"unreadable   ", "unreadable   "}},
 		{"and while it lasts", func(h *History) {
 			h.Seek("r1")
 			h.Lose("r1", "mirror", "reset")
