@@ -176,6 +176,7 @@ func (c *client) pump() {
 		c.plain.Store(true)
 		c.pipe.close(err)
 		<-c.visited
+		c.out.await()
 		c.end(c.fault.Load())
 	}
 	c.end(&transport.CarrierError{Failure: classify(err), Err: bare(err)})
@@ -373,6 +374,9 @@ func (c *client) browse() {
 	e := c.judge(c.visitCover())
 	c.fault.CompareAndSwap(nil, e)
 	close(c.visited)
+	if !c.ended() {
+		c.out.await()
+	}
 	c.leave(c.fault.Load())
 }
 

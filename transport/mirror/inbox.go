@@ -324,6 +324,18 @@ func (o *outbox) flush(b []byte) error {
 	return nil
 }
 
+// await waits for a write that is under way, but not for long. The kernel tells of a reset
+// once: if that was the writer, a reader sees no more than the end.
+func (o *outbox) await() {
+	t := time.NewTimer(writeGrace)
+	defer t.Stop()
+	select {
+	case <-o.turn:
+		o.turn.give()
+	case <-t.C:
+	}
+}
+
 // hurry bounds a covert write that is under way; the ending must have come.
 func (o *outbox) hurry() {
 	if o.busy.Load() {
