@@ -4,6 +4,7 @@ package cover
 
 import (
 	"crypto/tls"
+	"net"
 	"net/http"
 
 	"golang.org/x/net/http2"
@@ -27,8 +28,9 @@ func countFrames(server *http.Server) error {
 // framedVisit is a visit inside TLS over which HTTP/2 is spoken.
 type framedVisit struct {
 	*tls.Conn
-	in  frames // of one reader
-	out frames // of one writer
+	visit *visit
+	in    frames // of one reader
+	out   frames // of one writer
 }
 
 func newFramedVisit(c *tls.Conn) *framedVisit {
@@ -37,16 +39,19 @@ func newFramedVisit(c *tls.Conn) *framedVisit {
 		v.framed = true
 		v.streams = make(map[uint32]int)
 	})
-	f := &framedVisit{Conn: c}
+	f := &framedVisit{Conn: c, visit: v}
 	f.in = frames{rest: len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), begins: v.asks}
 	f.out.begins = v.answers
 	return f
 }
 
-// Read notes frames before they are read whole.
+// Read notes frames before they are read whole, and before there is a buffer for them.
 func (f *framedVisit) Read(b []byte) (int, error) {
 	n, err := f.Conn.Read(b)
 	f.in.pass(b[:n])
+	if f.visit.over() {
+		return 0, net.ErrClosed
+	}
 	return n, err
 }
 

@@ -120,6 +120,14 @@ func (v *visit) note(change func()) {
 	}
 }
 
+// over reports whether the visitor had to leave, or has left.
+func (v *visit) over() bool {
+	v.room.mu.Lock()
+	defer v.room.mu.Unlock()
+	_, ok := v.room.visits[v]
+	return !ok
+}
+
 func (v *visit) weight() int {
 	w := v.requests + v.fields + v.controls*controlWeight
 	if !v.framed {
