@@ -227,24 +227,34 @@ func (d *Dialer) open(ctx context.Context, r transport.Route, o options) (*visit
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{alpn}, InsecureSkipVerify: true}
 	var heard atomic.Bool
 	var refused error // the certificate
+	first, err := newInitials()
+	if err != nil {
+		_ = socket.Close()
+		return nil, err
+	}
 	if o.site {
 		judge, err := d.judge()
 		if err != nil {
 			_ = socket.Close()
 			return nil, err
 		}
-		v.transport.Conn, v.bye = newPatientSocket(socket, &heard), noError
+		v.transport.Conn, v.transport.ConnectionIDGenerator, v.bye = newBrowserSocket(socket, first, &heard), noID{}, noError
 		tlsConfig.NextProtos, tlsConfig.ServerName = []string{http3.NextProtoH3}, d.cfg.CoverName
 		tlsConfig.VerifyConnection = func(s tls.ConnectionState) error {
 			refused = judge.Chain(s.PeerCertificates)
 			return refused
 		}
-		cfg.InitialPacketSize = sitePacketSize
+		tlsConfig.CurvePreferences = []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256, tls.CurveP384}
+		cfg.InitialPacketSize, cfg.DisablePathMTUDiscovery = sitePacketSize, true
 		cfg.MaxIncomingUniStreams += siteStreams
 	} else {
 		v.transport.Conn = newSocket(socket, clientScrambler(d.cfg.PublicKey))
 	}
-	if v.conn, err = v.transport.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConfig, cfg); err != nil {
+	for again := true; again; { // in the HTTP/3 form 13 times on average
+		v.conn, err = v.transport.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConfig, cfg)
+		again = err != nil && first.misfit.Swap(false)
+	}
+	if err != nil {
 		v.close()
 		return nil, cmp.Or(refused, err)
 	}

@@ -136,3 +136,17 @@ func splitControl(dst, oob []byte) (segmentation, rest []byte) {
 	}
 	return segmentation, rest
 }
+
+// unmark takes the ECN mark out of control messages.
+func unmark(oob []byte) {
+	for len(oob) > 0 {
+		head, data, remainder, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			return
+		}
+		if head.Level == unix.IPPROTO_IP && head.Type == unix.IP_TOS || head.Level == unix.IPPROTO_IPV6 && head.Type == unix.IPV6_TCLASS {
+			clear(data)
+		}
+		oob = remainder
+	}
+}

@@ -21,3 +21,6 @@ func (p plainUDP) SetWriteBuffer(n int) error            { return p.udp.SetWrite
 func newUDPSocket(c *net.UDPConn, s *scrambler) net.PacketConn {
 	return plainUDP{newPlainSocket(c, s), c}
 }
+
+// unmark does nothing: only Linux' quic-go is known to mark.
+func unmark([]byte) {}

@@ -1,0 +1,308 @@
+package initial
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"slices"
+	"sync"
+)
+
+// What Chromium 156 does, measured in 31 connections (docs/QUIC.md).
+const (
+	shift      = 1 // its first packet has number 1
+	leastFront = 56
+	mostFront  = 86 // of the ClientHello in the first datagram's first part, in bytes
+	// The second datagram has the middle of the ClientHello, half of it and this much,
+	// in bytes.
+	overHalf   = 2
+	leastExtra = 2 // cuts of CRYPTO, and PINGs, in a datagram
+	mostExtra  = 10
+
+	// maxHello is the longest ClientHello that is cut over two datagrams, in bytes.
+	maxHello = 4096
+	// maxHeld is how many datagrams wait for the ClientHello to be complete.
+	maxHeld = 2
+	// shortNumbers is up to which number one byte is enough for any receiver that has
+	// seen one of the packets before.
+	shortNumbers = 100
+)
+
+// Client rewrites the Initial packets of one client's connection. It is safe for
+// concurrent use.
+type Client struct {
+	mu      sync.Mutex
+	random  *rand.Rand
+	up      *Keys // nil before the first packet
+	down    *Keys
+	largest [2]int64 // numbers of opened packets: up, in the client's count; down
+	flown   bool     // the first flight
+	held    []*flight
+	pair    []uint64 // numbers, in the client's count, whose ACKs are held back
+	seen    [maxHeld]bool
+}
+
+// flight is a datagram of the first flight.
+type flight struct {
+	packet Packet
+	crypto []piece
+	size   int // of the datagram
+}
+
+// piece is a part of the ClientHello.
+type piece struct {
+	offset int
+	data   []byte
+}
+
+// NewClient returns one that draws what varies from the seed.
+func NewClient(seed [32]byte) *Client {
+	return &Client{random: rand.New(rand.NewChaCha8(seed)), largest: [2]int64{-1, -1}}
+}
+
+// Out returns what is to be sent in the place of a datagram, which it does not keep: as many
+// datagrams of the same sizes in the long run, but none as long as the rest of the
+// ClientHello is to follow.
+func (c *Client) Out(datagram []byte) [][]byte {
+	if !Is(datagram) {
+		return [][]byte{datagram}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, rest, err := c.open(datagram)
+	if err != nil {
+		return [][]byte{datagram}
+	}
+	frames, err := Frames(p.Frames)
+	if err != nil {
+		return [][]byte{datagram}
+	}
+	var crypto []piece
+	var others []byte // ACK and CONNECTION_CLOSE
+	for _, f := range frames {
+		switch f.Type {
+		case Crypto:
+			if f.Offset > maxHello {
+				return [][]byte{datagram} // never from a client that ends
+			}
+			crypto = append(crypto, piece{int(f.Offset), f.Data})
+		case Ack, AckECN, Close:
+			others = append(others, f.Raw...)
+		}
+	}
+	if c.flown || len(crypto) == 0 || len(others) > 0 || len(rest) > 0 {
+		return [][]byte{append(c.seal(&p, others, crypto, len(datagram)-len(rest)), rest...)}
+	}
+	p.To, p.From, p.Token = bytes.Clone(p.To), bytes.Clone(p.From), bytes.Clone(p.Token)
+	c.held = append(c.held, &flight{p, crypto, len(datagram)})
+	hello := c.hello()
+	if hello == nil && len(c.held) <= maxHeld {
+		return nil
+	}
+	held := c.held
+	c.flown, c.held = true, nil
+	if len(held) == maxHeld && hello != nil {
+		c.recut(held, hello)
+	}
+	var out [][]byte
+	for _, f := range held {
+		out = append(out, c.seal(&f.packet, nil, f.crypto, f.size))
+	}
+	return out
+}
+
+// open opens a packet of the client. One that does not open was sealed by the id that a Retry
+// gave, which changes the keys.
+func (c *Client) open(datagram []byte) (p Packet, rest []byte, err error) {
+	if c.up != nil {
+		p, rest, err = c.up.Open(datagram, c.largest[0])
+	}
+	if c.up == nil || err != nil {
+		id, ok := To(datagram)
+		if !ok {
+			return p, nil, ErrNotInitial
+		}
+		up, down := KeysOf(id)
+		if p, rest, err = up.Open(datagram, c.largest[0]); err != nil {
+			return p, nil, err
+		}
+		c.up, c.down = up, down
+		c.flown, c.held, c.pair = false, nil, nil
+	}
+	c.largest[0] = max(c.largest[0], int64(p.Number))
+	return p, rest, nil
+}
+
+// hello is the ClientHello in the held datagrams, nil if a part is missing.
+func (c *Client) hello() []byte {
+	var all []piece
+	for _, f := range c.held {
+		all = append(all, f.crypto...)
+	}
+	slices.SortFunc(all, func(a, b piece) int { return a.offset - b.offset })
+	var hello []byte
+	for _, p := range all {
+		if p.offset != len(hello) {
+			return nil
+		}
+		hello = append(hello, p.data...)
+	}
+	if len(hello) < 4 || len(hello) != 4+int(hello[1])<<16+int(hello[2])<<8+int(hello[3]) {
+		return nil
+	}
+	return hello
+}
+
+// recut deals the ClientHello out as Chromium does: the front and the end in the first
+// datagram, the middle in the second. What the client learns of them is then true only of
+// both.
+func (c *Client) recut(held []*flight, hello []byte) {
+	front := leastFront + c.random.IntN(mostFront-leastFront+1)
+	end := front + (len(hello)+1)/2 + overHalf
+	if end >= len(hello) {
+		return // no browser's
+	}
+	first := []piece{{0, hello[:front]}, {end, hello[end:]}}
+	second := []piece{{front, hello[front:end]}}
+	if held[0].room() < piecesLen(first) || held[1].room() < piecesLen(second) {
+		return
+	}
+	held[0].crypto, held[1].crypto = first, second
+	c.pair, c.seen = []uint64{held[0].packet.Number, held[1].packet.Number}, [maxHeld]bool{}
+}
+
+// room is what frames may take, in bytes.
+func (f *flight) room() int { return f.size - f.packet.Overhead() }
+
+func piecesLen(pieces []piece) (n int) {
+	for _, p := range pieces {
+		n += p.len()
+	}
+	return n
+}
+
+func (p piece) len() int {
+	return 1 + varintLen(uint64(p.offset)) + varintLen(uint64(len(p.data))) + len(p.data)
+}
+
+// seal makes a packet of size bytes.
+func (c *Client) seal(p *Packet, others []byte, crypto []piece, size int) []byte {
+	q := *p
+	q.Number += shift
+	switch {
+	case q.Number == 2:
+		q.NumberLen = min(q.NumberLen, 2)
+	case q.Number < shortNumbers:
+		q.NumberLen = 1
+	}
+	q.Frames = c.frames(others, crypto, size-q.Overhead())
+	return c.up.Seal(nil, &q)
+}
+
+// frames fills size bytes with frames: others first, then CRYPTO, PING and PADDING in disorder.
+func (c *Client) frames(others []byte, crypto []piece, size int) []byte {
+	b := append(make([]byte, 0, size), others...)
+	if len(crypto) > 0 {
+		b = c.disorder(b, crypto, size)
+	}
+	return append(b, make([]byte, max(size-len(b), 0))...)
+}
+
+// disorder appends frames in Chromium's way, so that b has at most size bytes.
+func (c *Client) disorder(b []byte, crypto []piece, size int) []byte {
+	crypto = slices.Clone(crypto)
+	room := size - len(b) - piecesLen(crypto)
+	for range c.extra() {
+		i := c.random.IntN(len(crypto))
+		p := crypto[i]
+		if len(p.data) < 2 || room < 9 { // another frame's head has 9 bytes at most
+			continue
+		}
+		at := 1 + c.random.IntN(len(p.data)-1)
+		head, tail := piece{p.offset, p.data[:at]}, piece{p.offset + at, p.data[at:]}
+		room -= head.len() + tail.len() - p.len()
+		crypto[i] = head
+		crypto = append(crypto, tail)
+	}
+	var frames [][]byte
+	for _, p := range crypto {
+		frames = append(frames, appendCrypto(nil, p.offset, p.data))
+	}
+	for range min(c.extra(), room) {
+		frames = append(frames, []byte{Ping})
+		room--
+	}
+	for room > 0 {
+		n := 1 + c.random.IntN(room)
+		frames = append(frames, make([]byte, n))
+		room -= n
+	}
+	c.random.Shuffle(len(frames), func(i, j int) { frames[i], frames[j] = frames[j], frames[i] })
+	return append(b, bytes.Join(frames, nil)...)
+}
+
+func (c *Client) extra() int { return leastExtra + c.random.IntN(mostExtra-leastExtra+1) }
+
+// In puts the client's own count of packets into what a server acknowledges, in place.
+func (c *Client) In(datagram []byte) {
+	if !Is(datagram) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.down == nil {
+		return
+	}
+	p, rest, err := c.down.Open(datagram, c.largest[1])
+	if err != nil {
+		return
+	}
+	c.largest[1] = max(c.largest[1], int64(p.Number))
+	frames, err := Frames(p.Frames)
+	if err != nil {
+		return
+	}
+	b := make([]byte, 0, len(p.Frames))
+	for i := range frames {
+		f := &frames[i]
+		if f.Type != Ack && f.Type != AckECN {
+			b = append(b, f.Raw...)
+		} else if c.counted(f) {
+			b = appendAck(b, f)
+		}
+	}
+	// Numbers became smaller, and ranges fewer: what is left is padding.
+	p.Frames = append(b, make([]byte, max(len(p.Frames)-len(b), 0))...)
+	if sealed := c.down.Seal(nil, &p); len(sealed) == len(datagram)-len(rest) {
+		copy(datagram, sealed)
+	} else { // a token, which a server's Initial must not have: no QUIC any more
+		datagram[0] = 0
+	}
+}
+
+// counted puts an ACK into the client's count, without those packets that the client must not
+// take for delivered yet; false if nothing is left. What was never sent is not in it.
+func (c *Client) counted(f *Frame) bool {
+	ranges := f.Ranges[:0]
+	for _, r := range f.Ranges {
+		if r.Last < shift {
+			continue
+		}
+		r = Range{max(r.First, shift) - shift, r.Last - shift}
+		ranges = append(ranges, r)
+		for i, n := range c.pair {
+			c.seen[i] = c.seen[i] || r.First <= n && n <= r.Last
+		}
+	}
+	if len(c.pair) == maxHeld && c.seen == [maxHeld]bool{true, true} {
+		c.pair = nil
+	}
+	if c.pair != nil { // they come first: what is before them was never acknowledged
+		last := c.pair[maxHeld-1]
+		ranges = slices.DeleteFunc(ranges, func(r Range) bool { return r.Last <= last })
+		for i := range ranges {
+			ranges[i].First = max(ranges[i].First, last+1)
+		}
+	}
+	f.Ranges = ranges
+	return len(ranges) > 0
+}

@@ -1,0 +1,130 @@
+package quic
+
+import (
+	"crypto/rand"
+	"errors"
+	"net"
+	"sync/atomic"
+
+	quicgo "github.com/quic-go/quic-go"
+	"golang.org/x/net/ipv4"
+
+	"busel/obfs/initial"
+)
+
+// firstID is how long the id is that Chromium makes up for a server, in bytes.
+const firstID = 8
+
+// errFirstID says that quic-go drew an id of another length (8 to 20 bytes) for the
+// server, which it lets nobody else do. Nothing was sent.
+var errFirstID = errors.New("the server's first id is not as long as a browser's")
+
+// noID is how a browser names itself to a server: not at all. There is one connection on
+// a socket.
+type noID struct{}
+
+var _ quicgo.ConnectionIDGenerator = noID{}
+
+func (noID) GenerateConnectionID() (quicgo.ConnectionID, error) { return quicgo.ConnectionID{}, nil }
+func (noID) ConnectionIDLen() int                               { return 0 }
+
+// initials makes the Initial packets of one connection look as a browser's.
+type initials struct {
+	*initial.Client
+	begun  atomic.Bool
+	misfit atomic.Bool // the last write was refused by errFirstID
+}
+
+func newInitials() (*initials, error) {
+	var seed [32]byte
+	if _, err := rand.Read(seed[:]); err != nil {
+		return nil, err
+	}
+	return &initials{Client: initial.NewClient(seed)}, nil
+}
+
+// send sends what takes the place of a datagram.
+func (i *initials) send(datagram []byte, write func([]byte) error) error {
+	if !initial.Is(datagram) {
+		return write(datagram)
+	}
+	if id, ok := initial.To(datagram); !i.begun.Load() && ok && len(id) != firstID {
+		i.misfit.Store(true)
+		return errFirstID
+	}
+	i.begun.Store(true)
+	for _, d := range i.Out(datagram) {
+		if err := write(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// browserSocket is a patientSocket whose datagrams look as a browser's: their Initial
+// packets, and that none is marked for ECN.
+type browserSocket struct {
+	patientSocket
+	*initials
+	batch *ipv4.PacketConn // of IPv6 too
+}
+
+// plainBrowserSocket is the like on a socket that is not the system's.
+type plainBrowserSocket struct {
+	net.PacketConn
+	*initials
+}
+
+func newBrowserSocket(c net.PacketConn, i *initials, heard *atomic.Bool) net.PacketConn {
+	if udp, ok := c.(*net.UDPConn); ok {
+		return browserSocket{patientSocket{udp, heard}, i, ipv4.NewPacketConn(udp)}
+	}
+	return plainBrowserSocket{c, i}
+}
+
+func (b browserSocket) WriteMsgUDP(p, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
+	unmark(oob)
+	err = b.send(p, func(d []byte) error {
+		_, _, err := b.patientSocket.WriteMsgUDP(d, oob, addr)
+		return err
+	})
+	return len(p), len(oob), err
+}
+
+// ReadBatch is what quic-go reads by, where the system has it.
+func (b browserSocket) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
+	n, err := b.batch.ReadBatch(ms, flags)
+	for _, m := range ms[:max(n, 0)] {
+		b.In(m.Buffers[0][:m.N])
+	}
+	return n, err
+}
+
+func (b browserSocket) WriteTo(p []byte, addr net.Addr) (int, error) {
+	return writeTo(b.patientSocket, b.initials, p, addr)
+}
+
+func (b browserSocket) ReadFrom(p []byte) (int, net.Addr, error) {
+	return readFrom(b.patientSocket, b.initials, p)
+}
+
+func (b plainBrowserSocket) WriteTo(p []byte, addr net.Addr) (int, error) {
+	return writeTo(b.PacketConn, b.initials, p, addr)
+}
+
+func (b plainBrowserSocket) ReadFrom(p []byte) (int, net.Addr, error) {
+	return readFrom(b.PacketConn, b.initials, p)
+}
+
+func writeTo(c net.PacketConn, i *initials, p []byte, addr net.Addr) (int, error) {
+	return len(p), i.send(p, func(d []byte) error {
+		_, err := c.WriteTo(d, addr)
+		return err
+	})
+}
+
+func readFrom(c net.PacketConn, i *initials, p []byte) (int, net.Addr, error) {
+	n, addr, err := c.ReadFrom(p)
+	i.In(p[:max(n, 0)])
+	return n, addr, err
+}
