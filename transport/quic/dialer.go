@@ -247,12 +247,12 @@ func (d *Dialer) open(ctx context.Context, r transport.Route, o options) (*visit
 		tlsConfig.CurvePreferences = []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256, tls.CurveP384}
 		cfg.InitialPacketSize, cfg.DisablePathMTUDiscovery = sitePacketSize, true
 		cfg.MaxIncomingUniStreams += siteStreams
+		first.choose(tlsConfig, cfg)
 	} else {
 		v.transport.Conn = newSocket(socket, clientScrambler(d.cfg.PublicKey))
 	}
-	for again := true; again; { // in the HTTP/3 form 13 times on average
+	for again := true; again; again = err != nil && first.misfit.Load() && ctx.Err() == nil {
 		v.conn, err = v.transport.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConfig, cfg)
-		again = err != nil && first.misfit.Swap(false)
 	}
 	if err != nil {
 		v.close()

@@ -1,12 +1,15 @@
 package quic
 
 import (
+	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"net"
 	"sync/atomic"
 
 	quicgo "github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/qlogwriter"
 	"golang.org/x/net/ipv4"
 
 	"busel/obfs/initial"
@@ -15,8 +18,8 @@ import (
 // firstID is how long the id is that Chromium makes up for a server, in bytes.
 const firstID = 8
 
-// errFirstID says that quic-go drew an id of another length (8 to 20 bytes) for the
-// server, which it lets nobody else do. Nothing was sent.
+// errFirstID says that quic-go drew an id of another length for the server, 8 to 20 bytes,
+// which it lets nobody else do.
 var errFirstID = errors.New("the server's first id is not as long as a browser's")
 
 // noID is how a browser names itself to a server: not at all. There is one connection on
@@ -31,8 +34,7 @@ func (noID) ConnectionIDLen() int                               { return 0 }
 // initials makes the Initial packets of one connection look as a browser's.
 type initials struct {
 	*initial.Client
-	begun  atomic.Bool
-	misfit atomic.Bool // the last write was refused by errFirstID
+	misfit atomic.Bool // the attempt's id has the wrong length
 }
 
 func newInitials() (*initials, error) {
@@ -43,16 +45,27 @@ func newInitials() (*initials, error) {
 	return &initials{Client: initial.NewClient(seed)}, nil
 }
 
+// choose ends attempts whose id does not fit before they have made a key or sent a byte: a
+// dial begins with a look at the id, and goes on with the ClientHello's random. It takes 13
+// attempts on average.
+func (i *initials) choose(c *tls.Config, q *quicgo.Config) {
+	q.Tracer = func(_ context.Context, _ bool, id quicgo.ConnectionID) qlogwriter.Trace {
+		i.misfit.Store(id.Len() != firstID)
+		return nil
+	}
+	c.Rand = i
+}
+
+// Read is what draws the random of a ClientHello.
+func (i *initials) Read(b []byte) (int, error) {
+	if i.misfit.Load() {
+		return 0, errFirstID
+	}
+	return rand.Read(b)
+}
+
 // send sends what takes the place of a datagram.
 func (i *initials) send(datagram []byte, write func([]byte) error) error {
-	if !initial.Is(datagram) {
-		return write(datagram)
-	}
-	if id, ok := initial.To(datagram); !i.begun.Load() && ok && len(id) != firstID {
-		i.misfit.Store(true)
-		return errFirstID
-	}
-	i.begun.Store(true)
 	for _, d := range i.Out(datagram) {
 		if err := write(d); err != nil {
 			return err
