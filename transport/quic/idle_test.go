@@ -27,6 +27,8 @@ type memNetwork struct {
 	ports map[string]*memSocket
 	sent  int
 	fault error // of whoever sends
+	// lost, if not nil, sees each datagram and says whether it is lost.
+	lost func(from net.Addr, b []byte) bool
 }
 
 type memSocket struct {
@@ -66,7 +68,7 @@ func (s *memSocket) WriteTo(b []byte, addr net.Addr) (int, error) {
 	s.net.mu.Lock()
 	to, err, most := s.net.ports[addr.String()], s.net.fault, s.net.most
 	s.net.sent++
-	dark := s.net.limit > 0 && s.net.sent > s.net.limit
+	dark := s.net.limit > 0 && s.net.sent > s.net.limit || s.net.lost != nil && s.net.lost(s.addr, b)
 	s.net.mu.Unlock()
 	if err != nil {
 		return 0, err
