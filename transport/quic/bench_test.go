@@ -8,6 +8,7 @@ import (
 
 	quicgo "github.com/quic-go/quic-go"
 
+	"busel/internal/wire"
 	"busel/transport"
 	"busel/transport/transporttest"
 )
@@ -77,12 +78,44 @@ func barePair(b *testing.B) (client, relay transport.Carrier) {
 	return run(conn, s), run(other, s2)
 }
 
+// sitePair is a carrier in the HTTP/3 form.
+func sitePair(b *testing.B) (client, relay transport.Carrier) {
+	r, d := startSite(b)
+	carriers, _ := r.answer(b, wire.Accept{})
+	client, _, err := d.Dial(testContext(b), r.siteRoute(), testHello())
+	if err != nil {
+		b.Fatal(err)
+	}
+	relay = <-carriers
+	b.Cleanup(func() { client.Close(); relay.Close() })
+	return client, relay
+}
+
+// BenchmarkDial makes carriers in the HTTP/3 form.
+func BenchmarkDial(b *testing.B) {
+	r, d := startSite(b)
+	carriers, _ := r.answer(b, wire.Accept{})
+	for b.Loop() {
+		c, _, err := d.Dial(testContext(b), r.siteRoute(), testHello())
+		if err != nil {
+			b.Fatal(err)
+		}
+		c.Close()
+		(<-carriers).Close()
+	}
+}
+
 // BenchmarkCarrier moves frames of the greatest length, four in a batch, over
 // loopback, as the benchmark of mirror does.
 func BenchmarkCarrier(b *testing.B) {
 	for name, make2 := range map[string]func(*testing.B) (client, relay transport.Carrier){
 		"bare":      barePair,
 		"scrambled": func(b *testing.B) (client, relay transport.Carrier) { return pair(b, transport.System{}) },
+		"site":      sitePair,
+		"site, up": func(b *testing.B) (client, relay transport.Carrier) {
+			relay, client = sitePair(b)
+			return client, relay
+		},
 	} {
 		b.Run(name, func(b *testing.B) {
 			to, from := make2(b)

@@ -97,6 +97,9 @@ func newBrowserSocket(c net.PacketConn, i *initials, heard *atomic.Bool) net.Pac
 
 func (b browserSocket) WriteMsgUDP(p, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
 	unmark(oob)
+	if !initial.Is(p) {
+		return b.patientSocket.WriteMsgUDP(p, oob, addr)
+	}
 	err = b.send(p, func(d []byte) error {
 		_, _, err := b.patientSocket.WriteMsgUDP(d, oob, addr)
 		return err

@@ -108,3 +108,19 @@ func TestSegmentationIsUsed(t *testing.T) {
 		t.Error("GSO is off")
 	}
 }
+
+// TestUnmark: marks of ECN go, everything else stays.
+func TestUnmark(t *testing.T) {
+	info := control(unix.IPPROTO_IP, unix.IP_PKTINFO, []byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12})
+	segment := control(unix.IPPROTO_UDP, unix.UDP_SEGMENT, binary.NativeEndian.AppendUint16(nil, 1250))
+	marks := func(v byte) []byte {
+		return append(control(unix.IPPROTO_IP, unix.IP_TOS, []byte{v}), control(unix.IPPROTO_IPV6, unix.IPV6_TCLASS, []byte{v, 0, 0, 0})...)
+	}
+	with := func(v byte) []byte { return bytes.Join([][]byte{info, marks(v), segment}, nil) }
+	oob := with(2)
+	if unmark(oob); !bytes.Equal(oob, with(0)) {
+		t.Errorf("%x, want %x", oob, with(0))
+	}
+	unmark(nil)
+	unmark([]byte{1, 2, 3})
+}

@@ -1,0 +1,22 @@
+// Package initial makes the Initial packets of a QUIC client look as Chromium's.
+//
+// Initial packets are sealed with keys that everyone has who sees the first of them
+// (RFC 9001, section 5.2): an observer opens them, and so can [Client], which stands between
+// a QUIC library and its socket. It opens what goes out, puts the bytes of the ClientHello
+// into other frames, and seals it again: in pieces and in disorder, among PINGs and runs of
+// PADDING, front and end in the first datagram and the middle in the second, numbers from 1.
+// The ClientHello itself stays as it is, since both ends hash it. docs/QUIC.md has what was measured.
+//
+// # Guarantees
+//
+// Every datagram keeps its length, and what follows the Initial packet in it is not touched.
+// A datagram that is not understood passes as it came.
+//
+// What the library takes for acknowledged was received, whatever is lost: [Client.In] lowers
+// what a server acknowledges to the library's count, and as long as only one of the
+// ClientHello's datagrams has arrived it leaves both out, since the bytes of either are in
+// both. What the library then sends again stays in the packet in which it was.
+//
+// A first datagram waits until the ClientHello is whole, or others come in its stead: three wait
+// at most. Packets are at most those of the library, so that memory is bounded.
+package initial
