@@ -68,12 +68,13 @@ func (s *memSocket) WriteTo(b []byte, addr net.Addr) (int, error) {
 	s.net.mu.Lock()
 	to, err, most := s.net.ports[addr.String()], s.net.fault, s.net.most
 	s.net.sent++
-	dark := s.net.limit > 0 && s.net.sent > s.net.limit || s.net.lost != nil && s.net.lost(s.addr, b)
+	from := s.addr
+	dark := s.net.limit > 0 && s.net.sent > s.net.limit || s.net.lost != nil && s.net.lost(from, b)
 	s.net.mu.Unlock()
 	if err != nil {
 		return 0, err
 	}
-	d := memDatagram{append([]byte(nil), b...), s.addr}
+	d := memDatagram{append([]byte(nil), b...), from}
 	if to != nil && !dark && (most == 0 || len(b) <= most) {
 		time.AfterFunc(s.net.delay, func() {
 			select {
@@ -124,9 +125,28 @@ func (s *memSocket) Close() error {
 	return nil
 }
 
-func (s *memSocket) LocalAddr() net.Addr              { return s.addr }
-func (s *memSocket) SetDeadline(time.Time) error      { return nil }
 func (s *memSocket) SetWriteDeadline(time.Time) error { return nil }
+
+func (s *memSocket) LocalAddr() net.Addr {
+	s.net.mu.Lock()
+	defer s.net.mu.Unlock()
+	return s.addr
+}
+
+// rebind gives all sockets but the first another port, as a router does that has forgotten them.
+func (n *memNetwork) rebind() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for old, s := range n.ports {
+		if s.addr.Port != 1000 {
+			delete(n.ports, old)
+			s.addr = &net.UDPAddr{IP: s.addr.IP, Port: s.addr.Port + 1000}
+			n.ports[s.addr.String()] = s
+		}
+	}
+}
+
+func (s *memSocket) SetDeadline(time.Time) error { return nil }
 
 // TestIdle: a carrier on which nothing moves sends nothing, and ends in good
 // order at both ends when its time is over.

@@ -372,6 +372,27 @@ func TestInitials(t *testing.T) {
 	factsOf(t, ourInitials(t, 20)).compare(t, ofBusel)
 }
 
+// TestRebind: a carrier of either form goes on when its client has another port, though a
+// client of the HTTP/3 form has no ids to give out.
+func TestRebind(t *testing.T) {
+	for _, site := range []*Site{nil, testSite(t)} {
+		synctest.Test(t, func(t *testing.T) {
+			m := &memNetwork{delay: 20 * time.Millisecond, ports: map[string]*memSocket{}}
+			err := dialSite(t, m, site, func(client, relay transport.Carrier) {
+				for range 3 {
+					exchange(t, client, relay)
+					m.rebind()
+					exchange(t, client, relay)
+					exchange(t, relay, client)
+				}
+			}, func() {})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // handshakes dials a server n times over a network that loses a share of all datagrams, and
 // says how many came to an end, and how long they took. change changes the server.
 func handshakes(t *testing.T, n int, share float64, dressed bool, change func(*quicgo.Transport, *tls.Config)) (good int, took time.Duration) {

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
+	"busel/internal/wire"
 	"busel/transport"
 )
 
@@ -123,4 +126,90 @@ func TestUnmark(t *testing.T) {
 	}
 	unmark(nil)
 	unmark([]byte{1, 2, 3})
+}
+
+// TestUpload: whatever a client of the HTTP/3 form sends in an upload over a path that marks
+// and passes all there is, it has a browser's length and no mark, and GSO is kept.
+func TestUpload(t *testing.T) {
+	r, d := startSite(t)
+	carriers, _ := r.answer(t, wire.Accept{})
+	path, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := path.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVTOS, 1) }); err != nil {
+		t.Fatal(err)
+	}
+	relay, err := net.Dial("udp4", r.route().Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends sync.WaitGroup
+	defer ends.Wait()
+	defer relay.Close()
+	defer path.Close()
+	var client atomic.Pointer[net.UDPAddr]
+	var datagrams, long, marked atomic.Int64
+	ends.Go(func() {
+		b, oob := make([]byte, 2000), make([]byte, 128)
+		for {
+			n, k, _, from, err := path.ReadMsgUDP(b, oob)
+			if err != nil {
+				return
+			}
+			client.Store(from)
+			datagrams.Add(1)
+			if n > sitePacketSize {
+				long.Add(1)
+			}
+			for rest := oob[:k]; len(rest) > 0; {
+				var data []byte
+				if _, data, rest, err = unix.ParseOneSocketControlMessage(rest); err != nil || data[0]&3 != 0 {
+					marked.Add(1)
+					break
+				}
+			}
+			relay.Write(b[:n])
+		}
+	})
+	ends.Go(func() {
+		b := make([]byte, 2000)
+		for {
+			n, err := relay.Read(b)
+			if err != nil {
+				return
+			}
+			path.WriteToUDP(b[:n], client.Load())
+		}
+	})
+	route := r.siteRoute()
+	route.Address = path.LocalAddr().String()
+	from, _, err := d.Dial(testContext(t), route, testHello())
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := <-carriers
+	if !from.(*carrier).conn.ConnectionState().GSO {
+		t.Error("GSO is off")
+	}
+	ends.Go(func() {
+		f := transport.Frame{Lane: 2, Data: make([]byte, wire.MaxFrame)}
+		for from.WriteFrames([]transport.Frame{f, f, f, f}) == nil {
+		}
+	})
+	ctx := testContext(t)
+	for buf := make([]byte, 64<<10); datagrams.Load() < 1000 && ctx.Err() == nil; {
+		if _, err := to.ReadFrames(buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from.Close()
+	to.Close()
+	if long.Load() > 0 || marked.Load() > 0 || ctx.Err() != nil {
+		t.Errorf("of %d datagrams %d are longer than %d bytes, and %d marked; %v", datagrams.Load(), long.Load(), sitePacketSize, marked.Load(), ctx.Err())
+	}
 }
