@@ -78,8 +78,11 @@ func (c *Client) Out(datagram []byte) [][]byte {
 	}
 	var crypto []piece
 	var others []byte // ACK and CONNECTION_CLOSE
+	var ping []byte
 	for _, f := range frames {
 		switch f.Type {
+		case Ping:
+			ping = f.Raw
 		case Crypto:
 			if f.Offset > maxHello {
 				return [][]byte{datagram} // never from a client that ends
@@ -88,6 +91,9 @@ func (c *Client) Out(datagram []byte) [][]byte {
 		case Ack, AckECN, Close:
 			others = append(others, f.Raw...)
 		}
+	}
+	if len(crypto) == 0 {
+		others = append(others, ping...) // it asks for an answer
 	}
 	if c.flown || len(crypto) == 0 || len(others) > 0 || len(rest) > 0 {
 		return [][]byte{append(c.seal(&p, others, crypto, len(datagram)-len(rest)), rest...)}
@@ -249,17 +255,21 @@ func (c *Client) In(datagram []byte) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.down == nil {
-		return
+	for c.down != nil && Is(datagram) {
+		datagram = c.in(datagram)
 	}
+}
+
+// in does that to the first packet and returns what follows it.
+func (c *Client) in(datagram []byte) (rest []byte) {
 	p, rest, err := c.down.Open(datagram, c.largest[1])
 	if err != nil {
-		return
+		return nil
 	}
 	c.largest[1] = max(c.largest[1], int64(p.Number))
 	frames, err := Frames(p.Frames)
 	if err != nil {
-		return
+		return rest
 	}
 	b := make([]byte, 0, len(p.Frames))
 	for i := range frames {
@@ -277,6 +287,7 @@ func (c *Client) In(datagram []byte) {
 	} else { // a token, which a server's Initial must not have: no QUIC any more
 		datagram[0] = 0
 	}
+	return rest
 }
 
 // counted puts an ACK into the client's count, without those packets that the client must not

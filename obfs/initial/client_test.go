@@ -259,6 +259,11 @@ func TestRest(t *testing.T) {
 	if len(out) != 1 || len(out[0]) != len(sealed)+9 || !bytes.HasSuffix(out[0], []byte("handshake")) {
 		t.Fatalf("%x", out)
 	}
+	// A probe stays one.
+	probe := Packet{To: p.To, Number: 9, NumberLen: 2, Frames: append(append(bytes.Clone(ack), Ping), make([]byte, 1000)...)}
+	if got, _, err := k.Open(c.Out(k.Seal(nil, &probe))[0], 9); err != nil || !bytes.HasPrefix(got.Frames, append(bytes.Clone(ack), Ping, Padding)) {
+		t.Errorf("a PING becomes %x, %v", got.Frames, err)
+	}
 	got, rest, err := k.Open(out[0], 2)
 	if err != nil || string(rest) != "handshake" || got.Number != 3 || got.NumberLen != 1 || !bytes.Equal(got.To, p.To) {
 		t.Fatalf("%+v, %q, %v", got, rest, err)
@@ -324,12 +329,15 @@ func TestAcknowledged(t *testing.T) {
 				}
 				frames := append(appendAck(nil, &f), Crypto, 0, 1, 9)
 				number := uint64(2*i) + uint64(typ)
+				// It follows another Initial packet in its datagram, and is followed.
+				before := Packet{From: []byte{1}, Number: number + 100, NumberLen: 2, Frames: []byte{Crypto, 0, 1, 9, 0}}
+				first := server.Seal(nil, &before)
 				p := Packet{From: []byte{1}, Number: number, NumberLen: 1, Frames: frames, lengthLen: 1}
-				datagram := append(server.Seal(nil, &p), "rest"...)
+				datagram := append(server.Seal(bytes.Clone(first), &p), "rest"...)
 				size := len(datagram)
 				client.In(datagram)
-				got, rest, err := server.Open(datagram, int64(number)-1)
-				if err != nil || string(rest) != "rest" || len(datagram) != size || got.Number != number {
+				got, rest, err := server.Open(datagram[len(first):], int64(number)-1)
+				if err != nil || string(rest) != "rest" || !bytes.HasPrefix(datagram, first) || len(datagram) != size || got.Number != number {
 					t.Fatalf("%v: %+v, %q, %v", c.sent, got, rest, err)
 				}
 				fs, err := Frames(got.Frames)
@@ -454,6 +462,11 @@ func TestBelief(t *testing.T) {
 	}
 }
 
+// eliciting reports whether frames ask for an ACK (RFC 9002, section 2).
+func eliciting(frames []Frame) bool {
+	return slices.ContainsFunc(frames, func(f Frame) bool { return f.Type == Ping || f.Type == Crypto })
+}
+
 func FuzzClient(f *testing.F) {
 	flight, _ := plainFlight(testID, 1500)
 	f.Add(flight[0], flight[1], []byte{Ack, 2, 0, 0, 1, Crypto, 0, 1, 7})
@@ -498,7 +511,8 @@ func FuzzClient(f *testing.F) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, got := Frames(p.Frames); got != nil && parsed != nil {
+			now, got := Frames(p.Frames)
+			if parsed != nil && (got != nil || eliciting(now) != eliciting(parsed)) {
 				t.Errorf("frames %x become %x", frames, p.Frames)
 			}
 		}

@@ -251,7 +251,7 @@ func (d *Dialer) open(ctx context.Context, r transport.Route, o options) (*visit
 	} else {
 		v.transport.Conn = newSocket(socket, clientScrambler(d.cfg.PublicKey))
 	}
-	for again := true; again; again = err != nil && first.misfit.Load() && ctx.Err() == nil {
+	for again := true; again; again = err != nil && first.refused.Swap(false) && ctx.Err() == nil {
 		v.conn, err = v.transport.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConfig, cfg)
 	}
 	if err != nil {

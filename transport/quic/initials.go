@@ -34,7 +34,8 @@ func (noID) ConnectionIDLen() int                               { return 0 }
 // initials makes the Initial packets of one connection look as a browser's.
 type initials struct {
 	*initial.Client
-	misfit atomic.Bool // the attempt's id has the wrong length
+	misfit  atomic.Bool // the attempt's id has the wrong length
+	refused atomic.Bool // an attempt was ended for that
 }
 
 func newInitials() (*initials, error) {
@@ -59,6 +60,7 @@ func (i *initials) choose(c *tls.Config, q *quicgo.Config) {
 // Read is what draws the random of a ClientHello.
 func (i *initials) Read(b []byte) (int, error) {
 	if i.misfit.Load() {
+		i.refused.Store(true)
 		return 0, errFirstID
 	}
 	return rand.Read(b)

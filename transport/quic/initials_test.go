@@ -426,7 +426,7 @@ func handshakes(t *testing.T, n int, share float64, dressed bool, change func(*q
 				first.choose(cfg, q)
 			}
 			begin := time.Now()
-			for again := true; again; again = err != nil && first.misfit.Load() {
+			for again := true; again; again = err != nil && first.refused.Swap(false) {
 				v.conn, err = v.transport.Dial(t.Context(), socket.LocalAddr(), cfg, q)
 			}
 			if err == nil {
