@@ -94,13 +94,14 @@ func sitePair(b *testing.B) (client, relay transport.Carrier) {
 // BenchmarkDial makes carriers in the HTTP/3 form.
 func BenchmarkDial(b *testing.B) {
 	r, d := startSite(b)
-	carriers, _ := r.answer(b, wire.Accept{})
+	carriers, hellos := r.answer(b, wire.Accept{})
 	for b.Loop() {
 		c, _, err := d.Dial(testContext(b), r.siteRoute(), testHello())
 		if err != nil {
 			b.Fatal(err)
 		}
 		c.Close()
+		<-hellos
 		(<-carriers).Close()
 	}
 }
