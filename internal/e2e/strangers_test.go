@@ -158,12 +158,19 @@ func TestStrangers(t *testing.T) {
 }
 
 // sameEnds compares how a web server and a relay end those who do not go themselves:
-// mostly in the same way, and the relay in none that the server does not have.
+// mostly in the same way, and the relay in none that the server does not have. A few of
+// a kind may miss a way that others meet.
 func sameEnds(t *testing.T, kinds []string, bare, relayed *crowdReport) {
 	t.Helper()
+	ways := map[string]bool{}
+	for _, ends := range bare.Ends {
+		for how, n := range ends {
+			ways[how] = ways[how] || n > 0
+		}
+	}
 	for _, kind := range kinds {
 		a, b := bare.usual(kind), relayed.usual(kind)
-		foreign := slices.ContainsFunc(b, func(how string) bool { return bare.Ends[kind][how] == 0 })
+		foreign := slices.ContainsFunc(b, func(how string) bool { return !ways[how] })
 		if len(a) != len(b) && min(len(a), len(b)) == 0 || len(a) > 0 && a[0] != b[0] || foreign {
 			t.Errorf("%s: nginx ends with %q, the relay with %q", kind, a, b)
 		}
@@ -281,7 +288,7 @@ func TestWeightOfStrangers(t *testing.T) {
 		size, kinds = min(many, 3000), []string{"silence", "hello", "slow request", "handshake", "HTTP/2"}
 	}
 	covered(t, nginxtest.Config{}, func(t *testing.T, o relayOptions, name string) {
-		most := 24.0 // KiB
+		most := 32.0 // KiB; 20 when nothing else runs
 		if o.cover == nil {
 			most = 96
 		}
