@@ -40,7 +40,7 @@ func newFramedVisit(c *tls.Conn) *framedVisit {
 		v.streams = make(map[uint32]int)
 	})
 	f := &framedVisit{Conn: c, visit: v}
-	f.in = frames{rest: len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), begins: v.asks}
+	f.in = frames{rest: len(http2.ClientPreface), begins: v.asks}
 	f.out.begins = v.answers
 	return f
 }
@@ -62,38 +62,31 @@ func (f *framedVisit) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// Types and flags of frames (RFC 9113, section 6).
-const (
-	frameData, frameHeaders, frameReset, frameSettings, framePing, frameContinuation = 0, 1, 3, 4, 6, 9
-
-	flagEndStream, flagAck, flagEndHeaders = 1, 1, 4
-)
-
 // asks notes a frame that comes from the visitor.
-func (v *visit) asks(kind, flags byte, stream uint32, length int) {
+func (v *visit) asks(kind http2.FrameType, flags http2.Flags, stream uint32, length int) {
 	length = min(length, mostFrame)
 	v.note(func() {
 		v.frame = max(v.frame, length)
-		if kind != frameContinuation {
+		if kind != http2.FrameContinuation {
 			v.fields = 0
 		}
 		switch kind {
-		case frameHeaders, frameContinuation:
-			if flags&flagEndHeaders == 0 {
+		case http2.FrameHeaders, http2.FrameContinuation:
+			if !flags.Has(http2.FlagHeadersEndHeaders) {
 				v.fields = min(v.fields+length*fieldWeight, mostFields)
 			}
 			if v.streams[stream] == 0 {
 				v.streams[stream] = requestWeight
 			}
 			v.streams[stream] += 2 * length
-		case frameData:
+		case http2.FrameData:
 			if v.streams[stream] > 0 {
 				v.streams[stream] += length
 			}
-		case frameReset:
+		case http2.FrameRSTStream:
 			delete(v.streams, stream)
-		case framePing, frameSettings:
-			if flags&flagAck == 0 {
+		case http2.FramePing, http2.FrameSettings:
+			if !flags.Has(http2.FlagPingAck) {
 				v.controls++
 			}
 		}
@@ -101,12 +94,12 @@ func (v *visit) asks(kind, flags byte, stream uint32, length int) {
 }
 
 // answers notes a frame that has gone to the visitor.
-func (v *visit) answers(kind, flags byte, stream uint32, _ int) {
+func (v *visit) answers(kind http2.FrameType, flags http2.Flags, stream uint32, _ int) {
 	v.note(func() {
 		switch {
-		case kind <= frameHeaders && flags&flagEndStream != 0, kind == frameReset:
+		case kind <= http2.FrameHeaders && flags.Has(http2.FlagDataEndStream), kind == http2.FrameRSTStream:
 			delete(v.streams, stream)
-		case (kind == framePing || kind == frameSettings) && flags&flagAck != 0:
+		case (kind == http2.FramePing || kind == http2.FrameSettings) && flags.Has(http2.FlagPingAck):
 			v.controls--
 		}
 	})
@@ -117,7 +110,7 @@ type frames struct {
 	rest   int // bytes until the next one
 	head   [9]byte
 	have   int // of it
-	begins func(kind, flags byte, stream uint32, length int)
+	begins func(kind http2.FrameType, flags http2.Flags, stream uint32, length int)
 }
 
 func (f *frames) pass(b []byte) {
@@ -136,6 +129,6 @@ func (f *frames) pass(b []byte) {
 		}
 		h := &f.head
 		f.have, f.rest = 0, int(h[0])<<16|int(h[1])<<8|int(h[2])
-		f.begins(h[3], h[4], uint32(h[5]&0x7f)<<24|uint32(h[6])<<16|uint32(h[7])<<8|uint32(h[8]), f.rest)
+		f.begins(http2.FrameType(h[3]), http2.Flags(h[4]), uint32(h[5]&0x7f)<<24|uint32(h[6])<<16|uint32(h[7])<<8|uint32(h[8]), f.rest)
 	}
 }

@@ -28,8 +28,8 @@ func (*quietConn) Write(b []byte) (int, error) { return len(b), nil }
 func (c *quietConn) Close() error              { c.ended = true; return nil }
 
 // frameHead is the head of a frame.
-func frameHead(kind, flags byte, stream byte, length int) []byte {
-	return []byte{byte(length >> 16), byte(length >> 8), byte(length), kind, flags, 0, 0, 0, stream}
+func frameHead(kind http2.FrameType, flags http2.Flags, stream byte, length int) []byte {
+	return []byte{byte(length >> 16), byte(length >> 8), byte(length), byte(kind), byte(flags), 0, 0, 0, stream}
 }
 
 // TestWeights has visitors say what a server has to remember until it has answered.
@@ -39,29 +39,34 @@ func TestWeights(t *testing.T) {
 		head []byte
 		want int // weight from then on
 	}
-	in := func(want int, kind, flags, stream byte, length int) step {
+	in := func(want int, kind http2.FrameType, flags http2.Flags, stream byte, length int) step {
 		return step{false, frameHead(kind, flags, stream, length), want}
 	}
-	out := func(want int, kind, flags, stream byte, length int) step {
+	out := func(want int, kind http2.FrameType, flags http2.Flags, stream byte, length int) step {
 		return step{true, frameHead(kind, flags, stream, length), want}
 	}
-	const one = requestWeight + 2*100
+	const (
+		one  = requestWeight + 2*100
+		end  = http2.FlagDataEndStream
+		head = http2.FlagHeadersEndHeaders
+		ack  = http2.FlagPingAck
+	)
 	for name, steps := range map[string][]step{
 		"requests": {
-			in(one, frameHeaders, flagEndHeaders|flagEndStream, 1, 100), in(2*one, frameHeaders, flagEndHeaders|flagEndStream, 3, 100),
-			out(2*one, frameHeaders, flagEndHeaders, 1, 50), out(2*one, frameData, 0, 1, 50), out(one, frameData, flagEndStream, 1, 50),
-			out(0, frameHeaders, flagEndHeaders|flagEndStream, 3, 50),
+			in(one, http2.FrameHeaders, head|end, 1, 100), in(2*one, http2.FrameHeaders, head|end, 3, 100),
+			out(2*one, http2.FrameHeaders, head, 1, 50), out(2*one, http2.FrameData, 0, 1, 50), out(one, http2.FrameData, end, 1, 50),
+			out(0, http2.FrameHeaders, head|end, 3, 50),
 		},
-		"refused":   {in(one, frameHeaders, flagEndHeaders|flagEndStream, 1, 100), out(0, frameReset, 0, 1, 4)},
-		"given up":  {in(one, frameHeaders, flagEndHeaders|flagEndStream, 1, 100), in(0, frameReset, 0, 1, 4)},
-		"with body": {in(one, frameHeaders, flagEndHeaders, 1, 100), in(one+5000, frameData, 0, 1, 5000), in(one+6000, frameData, 0, 1, 1000), out(0, frameReset, 0, 1, 4), in(0, frameData, 0, 1, 1000)},
+		"refused":   {in(one, http2.FrameHeaders, head|end, 1, 100), out(0, http2.FrameRSTStream, 0, 1, 4)},
+		"given up":  {in(one, http2.FrameHeaders, head|end, 1, 100), in(0, http2.FrameRSTStream, 0, 1, 4)},
+		"with body": {in(one, http2.FrameHeaders, head, 1, 100), in(one+5000, http2.FrameData, 0, 1, 5000), in(one+6000, http2.FrameData, 0, 1, 1000), out(0, http2.FrameRSTStream, 0, 1, 4), in(0, http2.FrameData, 0, 1, 1000)},
 		"fields": {
-			in(one+100*fieldWeight, frameHeaders, 0, 1, 100), in(one+400+300*fieldWeight, frameContinuation, 0, 1, 200),
-			in(one+600+300*fieldWeight, frameContinuation, flagEndHeaders, 1, 100), // until it is there
-			in(one+600, framePing, flagAck, 0, 8),
+			in(one+100*fieldWeight, http2.FrameHeaders, 0, 1, 100), in(one+400+300*fieldWeight, http2.FrameContinuation, 0, 1, 200),
+			in(one+600+300*fieldWeight, http2.FrameContinuation, head, 1, 100), // until it is there
+			in(one+600, http2.FramePing, ack, 0, 8),
 		},
 		"a frame":  {in(0, 0xfa, 0, 0, 16<<10), in(100_000, 0xfa, 0, 0, 100_000), in(100_000, 0xfa, 0, 0, 5)},
-		"controls": {in(controlWeight, framePing, 0, 0, 8), in(2*controlWeight, frameSettings, 0, 0, 0), out(controlWeight, framePing, flagAck, 0, 8), out(0, frameSettings, flagAck, 0, 0), in(0, framePing, flagAck, 0, 8)},
+		"controls": {in(controlWeight, http2.FramePing, 0, 0, 8), in(2*controlWeight, http2.FrameSettings, 0, 0, 0), out(controlWeight, http2.FramePing, ack, 0, 8), out(0, http2.FrameSettings, ack, 0, 0), in(0, http2.FramePing, ack, 0, 8)},
 	} {
 		for _, piece := range []int{1, 7, 1 << 20} {
 			r := new(room)
@@ -217,12 +222,25 @@ func TestFirstFrames(t *testing.T) {
 		}
 		defer c.Close()
 		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-		if _, err := c.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00\x08\x06\x00\x00\x00\x00\x00pingpong")); err != nil {
-			t.Fatal(err)
-		}
-		said := make([]byte, 9+6*6+9+4+9+9+8) // SETTINGS, WINDOW_UPDATE, SETTINGS and PING acknowledged
-		if _, err := io.ReadFull(c, said); err != nil {
-			t.Fatal(err)
+		var said []byte
+		// SETTINGS and WINDOW_UPDATE come by themselves; what is answered later would come
+		// between them or after them.
+		for _, ask := range []struct {
+			say  string
+			hear int
+		}{
+			{http2.ClientPreface, 9 + 6*6 + 9 + 4},
+			{"\x00\x00\x00\x04\x00\x00\x00\x00\x00", 9},
+			{"\x00\x00\x08\x06\x00\x00\x00\x00\x00pingpong", 9 + 8},
+		} {
+			if _, err := io.WriteString(c, ask.say); err != nil {
+				t.Fatal(err)
+			}
+			b := make([]byte, ask.hear)
+			if _, err := io.ReadFull(c, b); err != nil {
+				t.Fatal(err)
+			}
+			said = append(said, b...)
 		}
 		return string(said)
 	}
