@@ -180,10 +180,14 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client, op
 	if err != nil {
 		return err
 	}
-	l, untold := demanded(dir, set, log)
-	said.Store(&l)
+	untold := false
+	if vault.Locked() { // else it is known
+		var l login
+		l, untold = demanded(dir, set, log)
+		said.Store(&l)
+	}
 	local, err = front.New(front.Config{
-		Listen: set.Listen.String(), User: l.user, Password: l.password, Untold: untold,
+		Listen: set.Listen.String(), User: said.Load().user, Password: said.Load().password, Untold: untold,
 		Opener: gate{rel, vault}, Admit: who.admit(), AdmitUDP: who.admitUDP(), Gone: who.gone(), Overhear: overhear, Pages: pages, Logger: log,
 	})
 	if err != nil {

@@ -2,36 +2,27 @@ package initial
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"slices"
-	"strings"
 	"testing"
 )
 
-// captured are the connections in a file: each the datagrams that its client sent.
-func captured(t testing.TB) (connections [][][]byte) {
+// captured are connections of Chromium's: each the datagrams that its client sent.
+func captured(t testing.TB) [][][]byte {
 	t.Helper()
-	text, err := os.ReadFile("testdata/chromium-156.datagrams")
+	text, err := os.ReadFile("testdata/chromium-156.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, text, _ = bytes.Cut(text, []byte("\n"))
-	for part := range strings.SplitSeq(strings.TrimSpace(string(text)), "\n\n") {
-		var c [][]byte
-		for line := range strings.Lines(part) {
-			b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(line))
-			if err != nil {
-				t.Fatal(err)
-			}
-			c = append(c, b)
-		}
-		connections = append(connections, c)
+	var file struct{ Connections [][][]byte }
+	if err := json.Unmarshal(text, &file); err != nil {
+		t.Fatal(err)
 	}
-	return connections
+	return file.Connections
 }
 
 // opened opens all of a client's datagrams.

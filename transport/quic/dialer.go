@@ -226,14 +226,13 @@ func (d *Dialer) open(ctx context.Context, r transport.Route, o options) (*visit
 	// Who answers is found out by Noise: any certificate will do.
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{alpn}, InsecureSkipVerify: true}
 	var heard atomic.Bool
-	var refused error // the certificate
-	first, err := newInitials()
-	if err != nil {
-		_ = socket.Close()
-		return nil, err
-	}
+	var refused error   // the certificate
+	var first *initials // of the HTTP/3 form
 	if o.site {
 		judge, err := d.judge()
+		if err == nil {
+			first, err = newInitials()
+		}
 		if err != nil {
 			_ = socket.Close()
 			return nil, err
@@ -251,7 +250,7 @@ func (d *Dialer) open(ctx context.Context, r transport.Route, o options) (*visit
 	} else {
 		v.transport.Conn = newSocket(socket, clientScrambler(d.cfg.PublicKey))
 	}
-	for again := true; again; again = err != nil && first.refused.Swap(false) && ctx.Err() == nil {
+	for again := true; again; again = err != nil && first != nil && first.refused.Swap(false) && ctx.Err() == nil {
 		v.conn, err = v.transport.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConfig, cfg)
 	}
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
-	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -321,24 +321,15 @@ func within(v, want string) bool {
 
 // TestChromiumsInitials: what docs/QUIC.md says of Chromium is true of what was captured.
 func TestChromiumsInitials(t *testing.T) {
-	text, err := os.ReadFile("../../obfs/initial/testdata/chromium-156.datagrams")
+	text, err := os.ReadFile("../../obfs/initial/testdata/chromium-156.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, text, _ = bytes.Cut(text, []byte("\n"))
-	var all [][][]byte
-	for part := range strings.SplitSeq(strings.TrimSpace(string(text)), "\n\n") {
-		var c [][]byte
-		for line := range strings.Lines(part) {
-			b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(line))
-			if err != nil {
-				t.Fatal(err)
-			}
-			c = append(c, b)
-		}
-		all = append(all, c)
+	var file struct{ Connections [][][]byte }
+	if err := json.Unmarshal(text, &file); err != nil {
+		t.Fatal(err)
 	}
-	factsOf(t, all).compare(t, ofChromium)
+	factsOf(t, file.Connections).compare(t, ofChromium)
 }
 
 // ourInitials dials a site n times.
