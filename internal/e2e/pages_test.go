@@ -211,7 +211,7 @@ func TestChromium(t *testing.T) {
 }
 
 // TestChromiumWhileKilled loads a page of 50 parts while the connection between
-// client and relay is cut every 700 ms.
+// client and relay is cut every 300 ms.
 func TestChromiumWhileKilled(t *testing.T) {
 	need(t, "chromium")
 	const parts, size = 50, 100_000
@@ -243,7 +243,7 @@ func TestChromiumWhileKilled(t *testing.T) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(700 * time.Millisecond):
+			case <-time.After(300 * time.Millisecond):
 				n += p.cut()
 			}
 		}

@@ -158,19 +158,12 @@ func TestStrangers(t *testing.T) {
 }
 
 // sameEnds compares how a web server and a relay end those who do not go themselves:
-// mostly in the same way, and the relay in none that the server does not have. A few of
-// a kind may miss a way that others meet.
+// mostly in the same way, and the relay in none that the server does not have.
 func sameEnds(t *testing.T, kinds []string, bare, relayed *crowdReport) {
 	t.Helper()
-	ways := map[string]bool{}
-	for _, ends := range bare.Ends {
-		for how, n := range ends {
-			ways[how] = ways[how] || n > 0
-		}
-	}
 	for _, kind := range kinds {
 		a, b := bare.usual(kind), relayed.usual(kind)
-		foreign := slices.ContainsFunc(b, func(how string) bool { return !ways[how] })
+		foreign := slices.ContainsFunc(b, func(how string) bool { return bare.Ends[kind][how] == 0 })
 		if len(a) != len(b) && min(len(a), len(b)) == 0 || len(a) > 0 && a[0] != b[0] || foreign {
 			t.Errorf("%s: nginx ends with %q, the relay with %q", kind, a, b)
 		}
@@ -288,7 +281,7 @@ func TestWeightOfStrangers(t *testing.T) {
 		size, kinds = min(many, 3000), []string{"silence", "hello", "slow request", "handshake", "HTTP/2"}
 	}
 	covered(t, nginxtest.Config{}, func(t *testing.T, o relayOptions, name string) {
-		most := 32.0 // KiB; 20 when nothing else runs
+		most := 24.0 // KiB
 		if o.cover == nil {
 			most = 96
 		}
@@ -300,11 +293,15 @@ func TestWeightOfStrangers(t *testing.T) {
 				crowd.all(t)
 				eventually(t, time.Minute, "all are in", func() bool { return measured(t, metrics, "mirror_connections") >= size })
 				<-time.After(time.Second) // until all have said what they have to
-				each := float64(resident(t, r.program)-before) / float64(size) / 1024
+				weight := func() float64 { return float64(resident(t, r.program)-before) / float64(size) / 1024 }
+				each := weight()
+				// What is not collected yet weighs, too: 18 to 26 KiB before nginx. An idle
+				// relay gives it back after some seconds, and every minute.
+				eventually(t, 70*time.Second, fmt.Sprintf("they weigh %.0f KiB each, not %.1f", most, each), func() bool {
+					each = min(each, weight())
+					return each <= most
+				})
 				t.Logf("%d strangers: %.1f KiB and %d descriptors for each", size, each, (descriptors(t, r.program)-files)/size)
-				if each > most {
-					t.Errorf("%.1f KiB for each, of at most %.0f", each, most)
-				}
 				crowd.end(t)
 				eventually(t, time.Minute, "all have gone", func() bool { return measured(t, metrics, "mirror_connections") == 0 })
 			})
@@ -361,7 +358,11 @@ func greedy(t *testing.T, o relayOptions, name string, size int, while time.Dura
 				top, working = max(top, resident(t, r.program)), max(working, measured(t, metrics, "goroutines"))
 				conns = max(conns, measured(t, metrics, "mirror_connections"))
 			}
-			if page, err := tryCurl(t.Context(), "-k", "--max-time", "60", "--fail", "https://"+r.listen+"/"); o.cover == nil && (err != nil || !bytes.Contains(page, []byte("<html"))) {
+			patience := "20"
+			if most > 0 {
+				patience = "60"
+			}
+			if page, err := tryCurl(t.Context(), "-k", "--max-time", patience, "--fail", "https://"+r.listen+"/"); o.cover == nil && (err != nil || !bytes.Contains(page, []byte("<html"))) {
 				t.Errorf("another visitor sees %.100q, %v", page, err)
 			}
 			report := crowd.end(t)
@@ -369,7 +370,10 @@ func greedy(t *testing.T, o relayOptions, name string, size int, while time.Dura
 				float64(top)/(1<<20), float64(top-before)/(1<<20), working-goroutines, conns, &report)
 			bound := most
 			if most == 0 { // without a bound they took up to 345 MiB more
-				bound = before + 80<<20
+				bound = before + 16<<20 + int64(size)*200<<10
+				if kind == "many requests" || kind == "many pings" { // a goroutine for each request
+					bound = before + 80<<20
+				}
 			}
 			if top > bound {
 				t.Errorf("with %d visitors the relay takes %d MiB", size, top>>20)
