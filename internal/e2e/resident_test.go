@@ -308,7 +308,7 @@ func (s *someone) nothingVisited(t *testing.T, c *client, origin string) {
 }
 
 // TestResidentShares hands the program and an invite to another device on a network
-// without internet.
+// without internet, and no longer when the machine has gone to another one.
 func TestResidentShares(t *testing.T) {
 	need(t, "ip", "chromium", "node")
 	if os.Geteuid() != 0 {
@@ -364,6 +364,9 @@ func TestResidentShares(t *testing.T) {
 			t.Errorf("%s arrived with the sum %s", name, sum)
 		}
 	}
+	s.hear("again")
+	ip("-n", space, "addr", "add", "10.77.0.5/24", "dev", "wifi")
+	ip("-n", space, "addr", "delete", "192.168.77.5/24", "dev", "wifi")
 	s.hear("done")
 }
 

@@ -253,6 +253,11 @@ const stories = {
     await page.click('#wifi-live > button');
     await page.locator('#wifi-on').waitFor();
     if (await other.reload().then(() => true, () => false)) wrong('it goes on after the end');
+
+    await page.click('#wifi-on');
+    await page.locator('#pin').waitFor();
+    say('again'); // and the machine goes to another network
+    await page.locator('#wifi-on').waitFor();
   },
 
   // A passphrase is set on the page,
