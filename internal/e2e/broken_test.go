@@ -222,13 +222,20 @@ func TestBrokenRelays(t *testing.T) {
 	need(t, "curl", "nginx")
 	name := buildBroken(t)
 	site := nginxtest.Run(t, shortSite)
-	broken := func(fault string) func(t *testing.T) func(relayOptions) *relay {
-		return func(t *testing.T) func(relayOptions) *relay {
-			t.Setenv("BUSEL_BREAK", fault)
-			return func(o relayOptions) *relay {
-				o.program = name
-				return startRelay(t, o)
-			}
+	// broken is a relay with that fault. The variable is no process's but its own, since
+	// several run at a time.
+	broken := func(t *testing.T, fault string) func(relayOptions) *relay {
+		program, err := os.CreateTemp(bin, name+"-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = fmt.Fprintf(program, "#!/bin/sh\nBUSEL_BREAK=%s exec %s \"$@\"\n", fault, filepath.Join(bin, name))
+		if err := errors.Join(err, program.Chmod(0o700), program.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return func(o relayOptions) *relay {
+			o.program = filepath.Base(program.Name())
+			return startRelay(t, o)
 		}
 	}
 	for _, tt := range []struct {
@@ -256,7 +263,8 @@ func TestBrokenRelays(t *testing.T) {
 			if tt.fault == "keepalive" && !prober.CanCapture() {
 				t.Skip("keepalive is seen by root only")
 			}
-			found := tt.check(t, site, broken(tt.fault)(t))
+			t.Parallel() // most of the time is waiting
+			found := tt.check(t, site, broken(t, tt.fault))
 			if len(found) == 0 || !strings.Contains(fmt.Sprint(found), tt.want) {
 				t.Errorf("the fault was not seen: %s, want %q in it", found, tt.want)
 			}

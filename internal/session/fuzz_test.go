@@ -274,6 +274,9 @@ func TestSuspectCost(t *testing.T) {
 // Carriers that die before they have said anything leave no heap of
 // announcements.
 func TestAnnouncementsAreBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow with the race detector; scripts/test runs it without")
+	}
 	for name, c := range map[string]*core{"client": NewClient(ClientConfig{}).c, "relay": NewServer(ServerConfig{}).c} {
 		c.mu.Lock()
 		for n := range uint32(3 * maxGaveUp) {

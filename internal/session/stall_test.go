@@ -38,7 +38,7 @@ func source(ctx context.Context, s *session.Stream, dst flow.Addr) {
 func TestUnreadDownloads(t *testing.T) {
 	counts := []int{1, 40, 130, 300, 500}
 	if testing.Short() {
-		counts = []int{1, 130, 500}
+		counts = []int{130}
 	}
 	for _, n := range counts {
 		synctest.Test(t, func(t *testing.T) {
@@ -66,6 +66,9 @@ func TestUnreadDownloads(t *testing.T) {
 
 // Streams whose windows grew before they were left unread stop no other either.
 func TestUnreadFastDownloads(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow with the race detector; scripts/test runs it without")
+	}
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, source)
 		defer w.stop()
@@ -255,6 +258,9 @@ func TestFrozenTransfer(t *testing.T) {
 
 // Slow paths, and those whose TCP waits for what was lost, are not suspect often.
 func TestSlowIsNotFrozen(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow with the race detector; scripts/test runs it without")
+	}
 	for _, tc := range []struct {
 		name     string
 		rate     float64
