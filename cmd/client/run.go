@@ -109,10 +109,11 @@ func run(ctx context.Context, std cli.Std, dir *state.Dir, set config.Client, op
 	var worn *looks.Looks
 	rel := tunnel.New(ctx, tunnel.Config{
 		Policy: rotate.Policy(set.Policy), Logger: log,
-		Memory: func(relay [32]byte) rotate.Memory { return around.of(relay) },
-		Look:   func() *look.Look { return worn.Worn() },
-		Place:  func() string { return around.place() },
-		Events: func(e rotate.Event) { note(&history, e) },
+		Memory:  func(relay [32]byte) rotate.Memory { return around.of(relay) },
+		Look:    func() *look.Look { return worn.Worn() },
+		Refused: func(l *look.Look) (*look.Look, func()) { return worn.Refused(l) },
+		Place:   func() string { return around.place() },
+		Events:  func(e rotate.Event) { note(&history, e) },
 	})
 	share := &sharing{ctx: ctx, dir: dir.Path(), log: log}
 	defer share.wg.Wait()

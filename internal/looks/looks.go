@@ -15,7 +15,8 @@
 //   - Only browsers are heard where the system tells which program connects: the caller
 //     sees to that, with [Browsers].
 //   - Nothing that an application says can make carriers fail or the client stop: forms
-//     are those of a known family and were tried; memory and work are bounded.
+//     are those of a known family and were tried, and given up when a cover refuses them
+//     ([Looks.Refused]); memory and work are bounded.
 //   - The file has no name, key, session id or ticket in it.
 //   - No file stops the client: one that cannot be read is forgotten.
 package looks
@@ -80,6 +81,7 @@ type Looks struct {
 	log    *slog.Logger
 	all    []*look.Look
 	worn   atomic.Pointer[look.Look]
+	unfit  atomic.Pointer[look.Look] // was worn, and a cover refused it
 	hellos chan []byte
 	ears   atomic.Int32
 }
@@ -254,7 +256,7 @@ func (k *Looks) Run(ctx context.Context) error {
 
 // wear makes l what is worn, and reports whether it was another one.
 func (k *Looks) wear(l *look.Look) bool {
-	if l.Same(k.Worn()) {
+	if unfit := k.unfit.Load(); l.Same(k.Worn()) || unfit != nil && l.Same(unfit) {
 		return false
 	}
 	if err := k.cfg.Try(l); err != nil {
@@ -263,6 +265,12 @@ func (k *Looks) wear(l *look.Look) bool {
 	}
 	k.worn.Store(l)
 	k.log.Info("connections to relays look like the browser on this computer from now on", "look", l.Name)
+	k.keep(l)
+	return true
+}
+
+// keep writes down what is worn.
+func (k *Looks) keep(l *look.Look) {
 	file, err := l.Format()
 	if err == nil {
 		err = k.cfg.Dir.Write(File, file)
@@ -270,7 +278,25 @@ func (k *Looks) wear(l *look.Look) bool {
 	if err != nil {
 		k.log.Warn("the browser's look was not written down", "cause", err)
 	}
-	return true
+}
+
+// Refused says what to try instead of a look whose hello a cover refused: of a learned
+// one its family's, of others nothing. Once that is accepted by the same cover, which the
+// caller tells, the learned one is not worn again until the next start: a cover need not
+// speak what the browser's other sites do.
+func (k *Looks) Refused(l *look.Look) (other *look.Look, accepted func()) {
+	i := slices.IndexFunc(k.all, func(o *look.Look) bool { return o.Family == l.Family })
+	if i < 0 || slices.Contains(k.all, l) {
+		return nil, nil
+	}
+	other = k.all[i]
+	return other, func() {
+		k.unfit.Store(l)
+		if k.worn.CompareAndSwap(l, other) {
+			k.log.Warn("a relay's web site refuses the look of the browser on this computer; it is not worn any more", "look", other.Name)
+			k.keep(other)
+		}
+	}
 }
 
 // Ear listens to the beginning of one connection for a ClientHello; nil if nobody

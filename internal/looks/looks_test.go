@@ -227,6 +227,54 @@ func TestNotLearned(t *testing.T) {
 	}
 }
 
+// TestRefused: a learned look that a cover refuses gives way to its family's, if the cover
+// takes that one, also after a new start, and is not learned again; others have to do.
+func TestRefused(t *testing.T) {
+	bubble(t, func(t *testing.T, start func(*looks.Looks)) {
+		dir := newMemory()
+		k := open(t, dir, nil)
+		start(k)
+		if other, _ := k.Refused(k.Worn()); other != nil {
+			t.Errorf("instead of a look that was built in there is %s", other.Name)
+		}
+		see := func() {
+			for _, msg := range captured(t, "chromium-156.hellos") {
+				show(k, 1000, records(newer(t, msg), 4000))
+			}
+			time.Sleep(2 * time.Minute)
+		}
+		see()
+		learned := k.Worn()
+		if learned.Name != "chromium-learned" {
+			t.Fatalf("worn is %s", learned.Name)
+		}
+		other, accepted := k.Refused(learned)
+		if other == nil || other.Name != "chromium-156" {
+			t.Fatalf("instead there is %v", other)
+		}
+		if k.Worn() != learned {
+			t.Error("it was given up before another one was accepted")
+		}
+		accepted()
+		see()
+		if got := k.Worn().Name; got != "chromium-156" {
+			t.Errorf("worn is %s", got)
+		}
+		if got := open(t, dir, nil).Worn().Name; got != "chromium-156" {
+			t.Errorf("after a new start: %s", got)
+		}
+		accepted() // a second dial had met the same
+		for _, msg := range captured(t, "firefox-153.hellos") {
+			show(k, 1000, records(msg, 4000))
+		}
+		time.Sleep(2 * time.Minute)
+		accepted()
+		if got := k.Worn().Name; got != "firefox-153" {
+			t.Errorf("after Firefox: %s", got)
+		}
+	})
+}
+
 // TestEars: so many listen and no more, and each is free again when it is closed.
 func TestEars(t *testing.T) {
 	k := open(t, newMemory(), nil)

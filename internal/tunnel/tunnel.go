@@ -34,6 +34,9 @@ type Config struct {
 	Memory func(relay [32]byte) rotate.Memory
 	// Look is what browser the next carrier over TLS looks like; nil: the default.
 	Look func() *look.Look
+	// Refused is told of a look that a cover refused, as in mirror.DialerConfig; nil: all
+	// are kept.
+	Refused func(l *look.Look) (other *look.Look, accepted func())
 	// Place names the network that the client is on, as in mirror.DialerConfig; nil: it
 	// is told by the local address alone.
 	Place func() string

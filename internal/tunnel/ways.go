@@ -60,7 +60,7 @@ func (r *Relays) waysTo(label string, e *config.RelayEntry) (*ways, error) {
 	if len(w.routes) == 0 {
 		return nil, errors.New("its invite names only ways to travel that this version lacks; get a newer Busel")
 	}
-	cfg := mirror.DialerConfig{PublicKey: e.Key, CoverName: e.CoverName, Proof: e.Proof, Look: r.cfg.Look, Place: r.cfg.Place, Logger: r.log}
+	cfg := mirror.DialerConfig{PublicKey: e.Key, CoverName: e.CoverName, Proof: e.Proof, Look: r.cfg.Look, Refused: r.cfg.Refused, Place: r.cfg.Place, Logger: r.log}
 	if e.CertHash != [32]byte{} {
 		cfg.CertHash = &e.CertHash
 	}

@@ -38,6 +38,10 @@ type DialerConfig struct {
 	// Look is asked for each carrier what browser it looks like, and must not block. nil
 	// means the first of [look.Shipped].
 	Look func() *look.Look
+	// Refused, if not nil, is told of a look whose fresh hello the cover's TLS ended with
+	// an alert, and must not block. With the other look that it returns, if any, the dial
+	// is made once more; accepted is called if the cover's TLS takes that one.
+	Refused func(l *look.Look) (other *look.Look, accepted func())
 	// Place names the network that the client is on, and must not block: what a cover
 	// gave to resume TLS with on one is not used on another one. nil: all networks with
 	// the same local address are one.
@@ -137,6 +141,30 @@ func cutOf(options string) (fragment.Mode, error) {
 // bytes long; it is encoded when it is said, so that frames which came during
 // the handshake travel in it.
 func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello) (transport.Carrier, *wire.Accept, error) {
+	l := d.cfg.Look()
+	carrier, accept, err := d.dial(ctx, r, l, hello)
+	if d.cfg.Refused == nil || ctx.Err() != nil || !refusesHello(err) {
+		return carrier, accept, err
+	}
+	other, accepted := d.cfg.Refused(l)
+	if other == nil {
+		return carrier, accept, err
+	}
+	carrier, accept, err = d.dial(ctx, r, other, hello)
+	if e, ok := errors.AsType[*transport.DialError](err); err == nil || ok && e.Stage == transport.StageHello {
+		accepted()
+	}
+	return carrier, accept, err
+}
+
+// refusesHello reports whether a dial failed by an alert of the cover's.
+func refusesHello(err error) bool {
+	e, ok := errors.AsType[*transport.DialError](err)
+	return ok && e.Stage == transport.StageTLS && e.Failure == transport.UnfitCover
+}
+
+// dial is Dial with a look.
+func (d *Dialer) dial(ctx context.Context, r transport.Route, l *look.Look, hello *wire.Hello) (transport.Carrier, *wire.Accept, error) {
 	fail := func(s transport.Stage, f transport.Failure, err error) (transport.Carrier, *wire.Accept, error) {
 		if ctx.Err() != nil { // not evidence of anything
 			f, err = "", context.Cause(ctx)
@@ -147,7 +175,6 @@ func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello)
 	if err != nil {
 		return fail(transport.StageConnect, "", err)
 	}
-	l := d.cfg.Look()
 	conn, err := d.connect(ctx, l, r.Address)
 	if err != nil {
 		return fail(transport.StageConnect, classify(err), bare(err))
@@ -175,7 +202,7 @@ func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello)
 			// concluded from that.
 			d.tickets.drop(o)
 			if d.tickets.off() && ctx.Err() == nil {
-				return d.Dial(ctx, r, hello)
+				return d.dial(ctx, r, l, hello)
 			}
 		}
 		if e, ok := errors.AsType[*transport.CarrierError](err); ok {

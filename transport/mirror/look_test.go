@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,8 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"busel/internal/wire"
 	"busel/obfs/look"
 	"busel/obfs/vectors"
+	"busel/transport"
 )
 
 // onWire dials a port that only listens and returns the ClientHello's record.
@@ -249,6 +252,78 @@ func TestLook(t *testing.T) {
 			}
 			if len(lengths) < min(2, len(tt.lengths)) {
 				t.Error("the ECH payload has always the same length")
+			}
+		})
+	}
+}
+
+// TestRefusedLook: a hello that the cover's TLS refuses is said once more in another look,
+// which is found to be accepted only if it is; what others do to a hello is no refusal.
+func TestRefusedLook(t *testing.T) {
+	good, err := shipped()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := *good
+	bad.TLS.Signatures = look.Codes{0x0804, 0x0805, 0x0806} // RSA; the site's key is another
+	r := startRelay(t, goSite(t, nil), nil)
+	cutter, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cutter.Close()
+	go func() {
+		for {
+			c, err := cutter.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Read(make([]byte, 1))
+			reset(c)
+		}
+	}()
+	for _, tt := range []struct {
+		name            string
+		worn, other     *look.Look
+		to              string
+		asked, accepted int
+		want            transport.Failure // "" is a carrier
+	}{
+		{"another look is accepted", &bad, good, r.addr, 1, 1, ""},
+		{"another look is refused, too", &bad, &bad, r.addr, 1, 0, transport.UnfitCover},
+		{"there is no other", &bad, nil, r.addr, 1, 0, transport.UnfitCover},
+		{"the look is accepted", good, &bad, r.addr, 0, 0, ""},
+		{"a reset", &bad, good, cutter.Addr().String(), 0, 0, transport.Reset},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			asked, accepted := 0, 0
+			d := r.dialer(t, func(c *DialerConfig) {
+				c.Look = func() *look.Look { return tt.worn }
+				c.Refused = func(l *look.Look) (*look.Look, func()) {
+					if l != tt.worn {
+						t.Error("another look is said to be refused")
+					}
+					asked++
+					return tt.other, func() { accepted++ }
+				}
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			go func() {
+				if p, err := r.Accept(ctx); err == nil {
+					_, _ = p.Answer(&wire.Accept{Status: wire.StatusOK, SessionLife: time.Minute})
+				}
+			}()
+			c, _, err := d.Dial(ctx, routeTo(tt.to), testHello())
+			if err == nil {
+				defer c.Close()
+			}
+			var got transport.Failure
+			if e, ok := errors.AsType[*transport.DialError](err); ok {
+				got = e.Failure
+			}
+			if (err == nil) != (tt.want == "") || got != tt.want || asked != tt.asked || accepted != tt.accepted {
+				t.Errorf("%v, %q; asked %d times, accepted %d times", err, got, asked, accepted)
 			}
 		})
 	}
