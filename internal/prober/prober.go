@@ -41,7 +41,9 @@ type Prober struct {
 	Parallel int
 	// Attempts is how often a probe is repeated while something differs; 0 means
 	// 4. What the scheduler did to one of the two connections is not seen four
-	// times running; what a program does differently is.
+	// times running; what a program does differently is. Probes that find something
+	// have as many attempts again, one after the other when all are through, since
+	// where a processor is short it is mostly other probes that delay one.
 	Attempts int
 	// Merged, if not nil, is told of segments that a forwarder sent together and
 	// the server apart, which is no difference. It may be called at any time.
@@ -87,6 +89,11 @@ func (p *Prober) Compare(ctx context.Context, a, b Target, probes []Probe) ([]Di
 		})
 	}
 	wg.Wait()
+	for i, probe := range probes {
+		if len(found[i]) > 0 {
+			found[i], errs[i] = p.compare(ctx, a, b, probe)
+		}
+	}
 	return slices.Concat(found...), errors.Join(errs...)
 }
 
