@@ -85,7 +85,7 @@ func TestRevokeLive(t *testing.T) {
 	load := func(c *client) chan result {
 		done := make(chan result, 1)
 		go func() {
-			out, err := tryCurl(t.Context(), "--limit-rate", "5M", "--proxy", "socks5h://"+c.proxy, page)
+			out, err := tryCurl(t.Context(), "--limit-rate", "2500K", "--proxy", "socks5h://"+c.proxy, page)
 			done <- result{sha256.Sum256(out), err, time.Now()}
 		}()
 		eventually(t, 20*time.Second, "the download runs", func() bool { return c.status(t).BytesDown > 1<<20 })
