@@ -143,7 +143,7 @@ func cutOf(options string) (fragment.Mode, error) {
 func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello) (transport.Carrier, *wire.Accept, error) {
 	l := d.cfg.Look()
 	carrier, accept, err := d.dial(ctx, r, l, hello)
-	if d.cfg.Refused == nil || ctx.Err() != nil || !refusesHello(err) {
+	if d.cfg.Refused == nil || ctx.Err() != nil || !errors.Is(err, errHelloRefused) {
 		return carrier, accept, err
 	}
 	other, accepted := d.cfg.Refused(l)
@@ -155,12 +155,6 @@ func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello)
 		accepted()
 	}
 	return carrier, accept, err
-}
-
-// refusesHello reports whether a dial failed by an alert of the cover's.
-func refusesHello(err error) bool {
-	e, ok := errors.AsType[*transport.DialError](err)
-	return ok && e.Stage == transport.StageTLS && e.Failure == transport.UnfitCover
 }
 
 // dial is Dial with a look.
@@ -206,6 +200,9 @@ func (d *Dialer) dial(ctx context.Context, r transport.Route, l *look.Look, hell
 			}
 		}
 		if e, ok := errors.AsType[*transport.CarrierError](err); ok {
+			if !c.offered && stage == transport.StageTLS && e.Failure == transport.UnfitCover {
+				e.Err = fmt.Errorf("%w: %w", errHelloRefused, e.Err) // of a resumed one the ticket may be at fault
+			}
 			return fail(stage, e.Failure, e.Err)
 		}
 		return fail(stage, "", bare(err))

@@ -14,6 +14,8 @@ import (
 var (
 	errTampered  = errors.New("a covert record was changed on the way")
 	errCoverDone = errors.New("the cover ended the connection")
+	// errHelloRefused: the cover's TLS does not take a fresh hello.
+	errHelloRefused = errors.New("the cover refuses the hello")
 )
 
 // bare strips addresses from a network error, so that it may be logged.
