@@ -359,3 +359,34 @@ func TestTicketThatFails(t *testing.T) {
 		t.Error("a ticket was offered after one was refused")
 	}
 }
+
+// TestRefusedTicket: a resumed hello that the cover refuses is no reason to doubt the look.
+func TestRefusedTicket(t *testing.T) {
+	var refuses atomic.Bool
+	r := startRelay(t, goSite(t, func(c *tls.Config) {
+		c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			if refuses.Load() {
+				return nil, errors.New("not this one")
+			}
+			return nil, nil
+		}
+	}), nil)
+	asked := 0
+	d := r.dialer(t, func(c *DialerConfig) {
+		c.Refused = func(*look.Look) (*look.Look, func()) { asked++; return nil, nil }
+	})
+	c, e := r.pair(t, d)
+	send(t, c, e, 1)
+	send(t, e, c, 2)
+	until(t, "a ticket", func() bool { return d.stock() > 0 })
+	c.Close()
+	refuses.Store(true)
+	for _, want := range []int{0, 1} { // with the ticket, and then without
+		if _, _, err := d.Dial(t.Context(), r.route(), testHello()); err == nil {
+			t.Fatal("the cover refused nothing")
+		}
+		if asked != want {
+			t.Fatalf("the look was doubted %d times, want %d", asked, want)
+		}
+	}
+}
