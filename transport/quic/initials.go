@@ -10,7 +10,6 @@ import (
 
 	quicgo "github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/qlogwriter"
-	"golang.org/x/net/ipv4"
 
 	"busel/obfs/initial"
 )
@@ -66,6 +65,12 @@ func (i *initials) Read(b []byte) (int, error) {
 	return rand.Read(b)
 }
 
+// take puts what a server acknowledges into the client's count.
+func (i *initials) take(datagram []byte) []byte {
+	i.In(datagram)
+	return datagram
+}
+
 // send sends what takes the place of a datagram.
 func (i *initials) send(datagram []byte, write func([]byte) error) error {
 	for _, d := range i.Out(datagram) {
@@ -81,7 +86,6 @@ func (i *initials) send(datagram []byte, write func([]byte) error) error {
 type browserSocket struct {
 	patientSocket
 	*initials
-	batch *ipv4.PacketConn // of IPv6 too
 }
 
 // plainBrowserSocket is the like on a socket that is not the system's.
@@ -92,7 +96,7 @@ type plainBrowserSocket struct {
 
 func newBrowserSocket(c net.PacketConn, i *initials, heard *atomic.Bool) net.PacketConn {
 	if udp, ok := c.(*net.UDPConn); ok {
-		return browserSocket{patientSocket{udp, heard}, i, ipv4.NewPacketConn(udp)}
+		return browserSocket{newPatientSocket(udp, heard, i.take), i}
 	}
 	return plainBrowserSocket{c, i}
 }
@@ -107,15 +111,6 @@ func (b browserSocket) WriteMsgUDP(p, oob []byte, addr *net.UDPAddr) (n, oobn in
 		return err
 	})
 	return len(p), len(oob), err
-}
-
-// ReadBatch is what quic-go reads by, where the system has it.
-func (b browserSocket) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
-	n, err := b.batch.ReadBatch(ms, flags)
-	for _, m := range ms[:max(n, 0)] {
-		b.In(m.Buffers[0][:m.N])
-	}
-	return n, err
 }
 
 func (b browserSocket) WriteTo(p []byte, addr net.Addr) (int, error) {

@@ -294,7 +294,10 @@ func (l *Listener) listenOn(socket net.PacketConn) (*quicgo.Transport, acceptor,
 		return ok && p.widen(delta)
 	}
 	if l.cfg.Site != nil {
-		tr.Conn = newPatientSocket(socket, nil)
+		tr.Conn = socket
+		if udp, ok := socket.(*net.UDPConn); ok {
+			tr.Conn = newPatientSocket(udp, nil, func(datagram []byte) []byte { return datagram })
+		}
 		// As many streams as HTTP/3 servers allow (RFC 9114, section 6.1), and every
 		// version that quic-go has.
 		cfg.MaxIncomingStreams, cfg.MaxIncomingUniStreams, cfg.Versions = 0, 0, nil

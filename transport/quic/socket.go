@@ -14,9 +14,12 @@ import (
 	"busel/obfs/scramble"
 )
 
-// maxDatagram is the longest datagram that is read: QUIC's packets have at most
-// 1452 bytes in quic-go.
-const maxDatagram = 1452 + scramble.Overhead + scramble.MaxFiller
+const (
+	// maxPacket is the longest packet that quic-go reads, in bytes.
+	maxPacket = 1452
+	// maxDatagram is the longest datagram that is read.
+	maxDatagram = maxPacket + scramble.Overhead + scramble.MaxFiller
+)
 
 // trustClock is how long a client that hears nothing goes on stamping its
 // datagrams: a relay that has just started takes none from a clock that is slow.
@@ -158,19 +161,17 @@ func newSocket(c net.PacketConn, s *scrambler) net.PacketConn {
 	return newUDPSocket(udp, s)
 }
 
-// patientSocket outlives a moment without a route, as scrambler.unsent says, and
-// does nothing else.
+// patientSocket outlives a moment without a route, as scrambler.unsent says, and reads by
+// a reader.
 type patientSocket struct {
 	*net.UDPConn
+	*reader
 	heard *atomic.Bool // nil means true
 }
 
-// newPatientSocket does nothing to a socket that is not the system's.
-func newPatientSocket(c net.PacketConn, heard *atomic.Bool) net.PacketConn {
-	if udp, ok := c.(*net.UDPConn); ok {
-		return patientSocket{udp, heard}
-	}
-	return c
+// newPatientSocket reads what take makes of each datagram.
+func newPatientSocket(c *net.UDPConn, heard *atomic.Bool, take func(datagram []byte) []byte) patientSocket {
+	return patientSocket{c, newReader(c, maxPacket, take), heard}
 }
 
 func (p patientSocket) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {

@@ -6,27 +6,22 @@ import (
 	"net"
 	"sync"
 
-	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
 	"busel/obfs/scramble"
 )
 
-// batchSize is how many datagrams one system call reads, as in quic-go.
-const batchSize = 8
-
 // maxSegments is more than quic-go sends in one call: 20 KiB of at least 1200.
 const maxSegments = 32
 
-// batchSocket scrambles whole batches: it reads several datagrams a call and
+// batchSocket scrambles whole batches: it reads many datagrams a call and
 // leaves it to the kernel to cut what is written (UDP_SEGMENT). quic-go uses
-// ReadBatch and WriteMsgUDP only.
+// ReadBatch and WriteMsgUDP only; strangers' datagrams get no further than here.
 type batchSocket struct {
 	*net.UDPConn
 	*scrambler
-	batch *ipv4.PacketConn // of IPv6 too
-	in    []ipv4.Message   // of the one reader
-	out   sync.Pool        // of *outgoing
+	*reader
+	out sync.Pool // of *outgoing
 }
 
 // outgoing is the scratch of one write.
@@ -37,38 +32,9 @@ type outgoing struct {
 }
 
 func newUDPSocket(c *net.UDPConn, s *scrambler) net.PacketConn {
-	b := &batchSocket{UDPConn: c, scrambler: s, batch: ipv4.NewPacketConn(c), in: make([]ipv4.Message, batchSize)}
-	for i := range b.in {
-		b.in[i].Buffers = [][]byte{make([]byte, maxDatagram)}
-		b.in[i].OOB = make([]byte, 128)
-	}
+	b := &batchSocket{UDPConn: c, scrambler: s, reader: newReader(c, maxDatagram, s.open)}
 	b.out.New = func() any { return &outgoing{data: make([]byte, 0, 32<<10)} }
 	return b
-}
-
-// ReadBatch fills ms with datagrams of somebody who knows S; others never get
-// further than here.
-func (b *batchSocket) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
-	for {
-		n, err := b.batch.ReadBatch(b.in[:min(len(ms), len(b.in))], flags)
-		if err != nil {
-			return 0, err
-		}
-		k := 0
-		for i := range b.in[:n] {
-			m := &b.in[i]
-			packet := b.open(m.Buffers[0][:m.N])
-			if packet == nil || len(packet) > len(ms[k].Buffers[0]) {
-				continue
-			}
-			ms[k].N, ms[k].NN = copy(ms[k].Buffers[0], packet), copy(ms[k].OOB, m.OOB[:m.NN])
-			ms[k].Flags, ms[k].Addr = m.Flags, m.Addr
-			k++
-		}
-		if k > 0 {
-			return k, nil
-		}
-	}
 }
 
 // WriteMsgUDP sends one packet, or several of one size but for the last if oob
@@ -149,4 +115,33 @@ func unmark(oob []byte) {
 		}
 		oob = remainder
 	}
+}
+
+// joins asks the kernel to join datagrams.
+func joins(c *net.UDPConn) bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var no error
+	err = raw.Control(func(fd uintptr) { no = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1) })
+	return err == nil && no == nil
+}
+
+// joinedOf is the size of the datagrams that were joined to one of n bytes, by its control
+// messages; the last may be shorter.
+func joinedOf(oob []byte, n int) int {
+	for len(oob) > 0 {
+		head, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			break
+		}
+		if head.Level == unix.IPPROTO_UDP && head.Type == unix.UDP_GRO && len(data) >= 4 {
+			if size := int(int32(binary.NativeEndian.Uint32(data))); size > 0 {
+				return size
+			}
+		}
+		oob = rest
+	}
+	return n
 }

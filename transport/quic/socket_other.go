@@ -24,3 +24,8 @@ func newUDPSocket(c *net.UDPConn, s *scrambler) net.PacketConn {
 
 // unmark does nothing: only Linux' quic-go is known to mark.
 func unmark([]byte) {}
+
+// joins reports that datagrams come one by one: Linux joins them.
+func joins(*net.UDPConn) bool { return false }
+
+func joinedOf(_ []byte, n int) int { return n }
