@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -45,10 +46,15 @@ type flow struct {
 	types    []byte
 	seen     [2]int // bytes of records already told
 	packets  []byte // as in a pcap file
+	// What row T1 looks for, in as many packets as nDPI does, and in more.
+	bursts [2]rule.Bursts
 }
 
 // maxPackets bounds what is kept of a flow, in bytes.
 const maxPackets = 1 << 20
+
+// manyPackets is how many packets of a flow are searched for a TLS handshake inside.
+const manyPackets = 200
 
 // userAgent is what the installed Chromium says of itself when it has a window.
 func userAgent(ctx context.Context) (string, error) {
@@ -81,7 +87,7 @@ type watch struct {
 }
 
 // Judge implements [censor.Judge].
-func (w *watch) Judge(now time.Time, _ rule.Direction, b []byte) rule.Verdict {
+func (w *watch) Judge(now time.Time, d rule.Direction, b []byte) rule.Verdict {
 	p, err := packet.Parse(b)
 	if err != nil || p.Protocol != packet.TCP || !p.Transport() {
 		return rule.Verdict{}
@@ -98,11 +104,14 @@ func (w *watch) Judge(now time.Time, _ rule.Direction, b []byte) rule.Verdict {
 	defer w.mu.Unlock()
 	f := w.flows[client]
 	if f == nil {
-		f = new(flow)
+		f = &flow{bursts: [2]rule.Bursts{{}, {Most: manyPackets}}}
 		w.flows[client] = f
 		w.order = append(w.order, client)
 	}
 	f.add(up, &p)
+	for i := range f.bursts {
+		f.bursts[i].Add(d, &p)
+	}
 	if n := len(p.Bytes); len(f.packets) < maxPackets {
 		for _, v := range []int{int(now.Unix()), now.Nanosecond() / 1000, n, n} {
 			f.packets = binary.LittleEndian.AppendUint32(f.packets, uint32(v))
@@ -254,24 +263,32 @@ func (o *options) runCompare(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	chromium := func(i int, way ...string) error {
+		profile := filepath.Join(b.world.Dir, fmt.Sprintf("chromium%d", i))
+		defer os.RemoveAll(profile)
+		args := []string{"--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+			"--disable-sync", "--disable-component-update", "--no-sandbox", "--user-data-dir=" + profile,
+			"--user-agent=" + agent, "--ignore-certificate-errors-spki-list=" + base64.StdEncoding.EncodeToString(spki[:])}
+		return in(ctx, "chromium", slices.Concat(args, way, []string{"--dump-dom", "https://" + at + "/"})...)
+	}
 	kinds := []struct {
 		name string
 		one  func(i int) error
 	}{
 		{"chromium", func(i int) error {
-			profile := filepath.Join(b.world.Dir, fmt.Sprintf("chromium%d", i))
-			defer os.RemoveAll(profile)
-			args := []string{"--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-				"--disable-sync", "--disable-component-update", "--no-sandbox", "--user-data-dir=" + profile, "--no-proxy-server",
-				"--user-agent=" + agent, "--ignore-certificate-errors-spki-list=" + base64.StdEncoding.EncodeToString(spki[:]),
-				fmt.Sprintf("--host-resolver-rules=MAP %s %s, MAP * ~NOTFOUND", at, relay.Addr()), "--dump-dom", "https://" + at + "/"}
-			return in(ctx, "chromium", args...)
+			return chromium(i, "--no-proxy-server", fmt.Sprintf("--host-resolver-rules=MAP %s %s, MAP * ~NOTFOUND", at, relay.Addr()))
 		}},
-		{"busel", func(int) error {
+		{"busel", func(i int) error {
 			if err := busel.StartClient(ctx, b.ground); err != nil {
 				return err
 			}
 			defer busel.StopClient()
+			switch i % 3 { // three TLS handshakes inside, of different sizes
+			case 0:
+				return chromium(i, "--proxy-server=socks5://"+busel.Proxy())
+			case 1:
+				return in(ctx, "curl", append(page, "--tls-max", "1.2")...)
+			}
 			return in(ctx, "curl", page...)
 		}},
 		{"curl", func(int) error {
@@ -316,6 +333,11 @@ func (s *seen) ask(ctx context.Context, relay netip.AddrPort) error {
 	for _, f := range s.flows {
 		s.said["JA4 "+f.ja4()] = true
 		s.said[fmt.Sprintf("hello in %d segments, the first of %d bytes", len(f.hello), f.hello[0])] = true
+		for i, most := range []string{"25", strconv.Itoa(manyPackets)} {
+			if f.bursts[i].Found() {
+				s.said["a TLS handshake inside, by "+most+" packets"] = true
+			}
+		}
 	}
 	out, err := exec.CommandContext(ctx, "ndpiReader", "-v", "2", "-i", s.file).Output()
 	if err != nil {

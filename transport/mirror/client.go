@@ -99,8 +99,9 @@ func newClient(d *Dialer, l *look.Look, conn halfCloser, host string, cut fragme
 	c.down.dir = dirRelay
 	c.out = outbox{
 		ending: c.ending, turn: newTurn(), conn: conn,
-		cut:  l.Upload.Cycle().Begin(),
-		sent: func(int) { c.moved.Add(1) },
+		cut:   l.Upload.Cycle().Begin(),
+		guise: newGuise(),
+		sent:  func(int) { c.moved.Add(1) },
 		broke: func(err error) {
 			c.leave(&transport.CarrierError{Failure: classify(err), Err: bare(err)})
 		},
@@ -216,6 +217,7 @@ func (c *client) read() error {
 	for {
 		n, err := c.conn.Read(buf[w:])
 		c.heard.Note(n)
+		c.out.guise.hears(n)
 		c.d.pages.came(n, 0)
 		w += n
 		if n > 0 && *c.stage.Load() == transport.StageHello {

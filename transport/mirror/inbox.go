@@ -191,6 +191,7 @@ type outbox struct {
 	// broke is called, with the turn held, when a write failed in the middle of a
 	// record: nothing genuine can follow it.
 	broke   func(error)
+	guise   *guise      // of the client's bursts; nil at the relay
 	busy    atomic.Bool // a covert write is under way
 	hurried atomic.Bool // hurry has set a deadline
 }
@@ -252,12 +253,18 @@ func (o *outbox) write(q *queue) (err error) {
 	}
 	o.unsent.Adapt()
 	b := o.buf[:0]
+	talk := o.guise != nil && !q.control()
 	for {
 		size, body := o.next(q)
 		if size == 0 || len(b)+headerLen+size > writeRoom {
 			return o.flush(b)
 		}
-		start := len(b)
+		start, after := len(b), 0
+		if talk && size == q.size+overhead { // nothing is left behind it
+			inside := 0
+			inside, after = o.guise.fill(start + headerLen + size)
+			size += inside
+		}
 		plain := q.whole(size - overhead)
 		if plain == nil {
 			at := start + prefixLen
@@ -273,6 +280,14 @@ func (o *outbox) write(q *queue) (err error) {
 		if body {
 			o.cut.Sent(len(b) - start - headerLen)
 		} else {
+			o.cut.Passed()
+		}
+		if after > 0 {
+			at := len(b) + prefixLen
+			if b, err = o.lane.seal(b, pad(b[at:at], after-headerLen-overhead)); err != nil {
+				o.end(&transport.CarrierError{Err: err})
+				return o.err
+			}
 			o.cut.Passed()
 		}
 	}
@@ -310,6 +325,9 @@ func filled(plain []byte) []byte {
 // flush writes whole records; the turn is held.
 func (o *outbox) flush(b []byte) error {
 	o.busy.Store(true)
+	if o.guise != nil {
+		o.guise.says(len(b))
+	}
 	m, err := o.conn.Write(b)
 	o.busy.Store(false)
 	o.sent(m)

@@ -82,6 +82,9 @@ type Want struct {
 	Says string
 	// PageError must be a part of what curl says of the page that does not come.
 	PageError string
+	// Unseen: the rules must not act on a single packet. Otherwise who is found out is
+	// not told from who is not, as long as it moves on in time.
+	Unseen bool
 }
 
 // Dead, in a [Want], is either Broken or Silent.
@@ -119,6 +122,9 @@ func (w Want) Misses(o Outcome) (misses []string) {
 	}
 	if w.Says != "" && !slices.Contains(o.Says, w.Says) {
 		miss("it says %q, wanted %q", strings.Join(o.Says, " "), w.Says)
+	}
+	if w.Unseen && o.Hits > 0 {
+		miss("the rules acted on %d packets, wanted that it is not seen", o.Hits)
 	}
 	return misses
 }

@@ -299,7 +299,14 @@ func Table() []Scenario {
 			Name: "t1-tls-in-tls", Rows: []string{"T1"}, Short: true,
 			What:  "drops connections in which the bursts of a TLS handshake show",
 			Rules: []string{"s9-tls-in-tls"}, Pages: 3,
-			Want:  unharmed,
+			Want:  Want{Page: onePage, Running: Survived, Stall: moved, Unseen: true},
+			Bites: Bite{TLSTunnel, noPage("")},
+		},
+		{ // nothing else is said on the connection that could hide a handshake
+			Name: "t1-tls-in-tls-alone", Rows: []string{"T1"}, Short: true,
+			What:  "does so from the start, while one page at a time is asked for",
+			Rules: []string{"s9-tls-in-tls"}, Pages: 5, Cold: true,
+			Want:  Want{Page: coldPage, Unseen: true},
 			Bites: Bite{TLSTunnel, noPage("")},
 		},
 

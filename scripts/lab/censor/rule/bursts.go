@@ -1,12 +1,13 @@
 package rule
 
 import (
+	"cmp"
 	"math"
 
 	"busel/scripts/lab/censor/packet"
 )
 
-// bursts follows the sizes of what goes to and fro inside a TLS connection and
+// Bursts follows the sizes of what goes to and fro inside a TLS connection and
 // finds the TLS handshake in it: row T1 in the open version of nDPI.
 //
 // Counting begins behind the client's ChangeCipherSpec: the packet that it
@@ -14,7 +15,11 @@ import (
 // client's next packet (nDPI gives up there; a server's tickets would blind
 // it). A packet counts for its payload less the overhead of a record. Windows
 // are four bursts, client's first; the next one begins two bursts later.
-type bursts struct {
+// The zero value is ready.
+type Bursts struct {
+	// Most is how many packets of a flow are followed; 0 stands for nDPI's 25.
+	Most int
+
 	started bool // the ChangeCipherSpec was seen
 	done    bool
 	found   bool
@@ -74,8 +79,11 @@ func looksLikeHandshake(sizes [4]int) bool {
 	return false
 }
 
-// add takes a packet of the connection.
-func (b *bursts) add(d Direction, p *packet.Packet) {
+// Found reports whether there was a handshake.
+func (b *Bursts) Found() bool { return b.found }
+
+// Add takes a packet of the connection.
+func (b *Bursts) Add(d Direction, p *packet.Packet) {
 	if b.done || len(p.Payload) == 0 {
 		return
 	}
@@ -87,7 +95,7 @@ func (b *bursts) add(d Direction, p *packet.Packet) {
 	if b.at < 0 && d == Down {
 		return
 	}
-	if b.packets++; b.packets > maxBurstPackets || len(p.Payload) < recordOverhead {
+	if b.packets++; b.packets > cmp.Or(b.Most, maxBurstPackets) || len(p.Payload) < recordOverhead {
 		b.done = true
 		return
 	}

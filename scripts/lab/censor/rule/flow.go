@@ -46,7 +46,7 @@ type flow struct {
 	reading  bool // a view is not settled
 	up       *packet.Stream
 	initials *initials
-	bursts   *bursts
+	bursts   *Bursts
 	joins    [views]bool // the views that rules ask for
 	views    [views]view
 
@@ -145,7 +145,7 @@ func (f *flow) look(p *seen) {
 
 func (f *flow) lookTCP(p *seen) {
 	if f.bursts != nil && !f.bursts.done {
-		f.bursts.add(p.direction, &p.Packet)
+		f.bursts.Add(p.direction, &p.Packet)
 		if f.bursts.found {
 			f.app |= appTLSInTLS
 		}
@@ -219,7 +219,7 @@ func (f *flow) follow(rules []*live, generation uint64) {
 		}
 		f.tracks = append(f.tracks, t)
 		if r.readsBursts && f.bursts == nil {
-			f.bursts = &bursts{done: f.packets > 1 && f.anyData}
+			f.bursts = &Bursts{done: f.packets > 1 && f.anyData}
 		}
 		if r.reads && !f.joins[r.join] {
 			f.joins[r.join] = true

@@ -479,14 +479,14 @@ func TestBursts(t *testing.T) {
 			t.Errorf("%v: distance %.4f", tt.sizes, m.distance(tt.sizes))
 		}
 	}
-	send := func(b *bursts, d Direction, n int) {
+	send := func(b *Bursts, d Direction, n int) {
 		payload := make([]byte, n)
 		payload[0] = 0x17
-		b.add(d, &packet.Packet{Payload: payload})
+		b.Add(d, &packet.Packet{Payload: payload})
 	}
-	started := func() *bursts {
-		b := new(bursts)
-		b.add(Up, &packet.Packet{Payload: []byte{recordChangeCipher, 3, 3}})
+	started := func() *Bursts {
+		b := new(Bursts)
+		b.Add(Up, &packet.Packet{Payload: []byte{recordChangeCipher, 3, 3}})
 		return b
 	}
 	// A handshake that begins with the third burst is found, too.

@@ -1,0 +1,116 @@
+package mirror
+
+import (
+	"encoding/binary"
+	"net"
+	"testing"
+
+	"busel/internal/wire"
+	"busel/obfs/bursts"
+	"busel/transport"
+)
+
+// spoken is a connection that keeps what is written, in TLS records.
+type spoken struct {
+	net.Conn
+	records []int // by their headers
+}
+
+func (s *spoken) Write(b []byte) (int, error) {
+	for rest := b; len(rest) > 0; {
+		n := int(binary.BigEndian.Uint16(rest[3:]))
+		s.records = append(s.records, n)
+		rest = rest[headerLen+n:]
+	}
+	return len(b), nil
+}
+
+// length is that of all since the last call.
+func (s *spoken) length() (n int) {
+	for _, r := range s.records {
+		n += headerLen + r
+	}
+	s.records = nil
+	return n
+}
+
+func speaker(t *testing.T, g *guise) (*outbox, *spoken) {
+	t.Helper()
+	s := new(spoken)
+	sec := newSecrets([32]byte{1}, [32]byte{2}, newKey(t).Bytes())
+	return &outbox{
+		ending: newEnding(), turn: newTurn(), conn: s, guise: g,
+		lane: lane{s: sec, dir: dirClient, n: 1, aead: newGCM(make([]byte, keyLen))},
+		sent: func(int) {}, broke: func(err error) { t.Error(err) },
+	}, s
+}
+
+func streamOf(n int) transport.Frame {
+	f := wire.Frame{Type: wire.Stream, ID: 2, Data: make([]byte, n)}
+	return transport.Frame{Lane: 2, Data: f.Append(nil)}
+}
+
+// good reports whether a burst may stay as it is.
+func good(burst int) bool { return bursts.Fill(burst, func(int) int { return 0 }) == 0 }
+
+// TestGuise: a client's burst with data, however many writes it takes, has a length that is no
+// handshake's, and a small one stays one record, as a request is. Control frames alone, a
+// relay's records, and what is beyond the budget are as long as they are.
+func TestGuise(t *testing.T) {
+	o, s := speaker(t, newGuise())
+	write := func(n int) {
+		t.Helper()
+		if err := o.writeFrames([]transport.Frame{streamOf(n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range 600 {
+		o.guise.hears(100 << 10)
+		write(1 + 7*n)
+		if n := len(s.records); s.records[0] < bursts.Small && n != 1 {
+			t.Errorf("a request in %d records", n)
+		}
+		if got := s.length(); !good(got) {
+			t.Fatalf("a burst of %d bytes with %d of data", got, 1+7*n)
+		}
+	}
+	o.guise.hears(1 << 20)
+	for _, n := range []int{100, 20, 500, 1} {
+		write(n)
+		if got := s.length(); !good(int(o.guise.burst.Load())) {
+			t.Errorf("the burst has %d bytes after another %d", o.guise.burst.Load(), got)
+		}
+	}
+	o.guise.hears(1)
+	if err := o.writeFrames([]transport.Frame{{Data: pingFrame(1)}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.length(); got > 60 {
+		t.Errorf("a PING has %d bytes", got)
+	}
+	o.guise.hears(1)
+	write(16000)
+	if got := s.length(); got > 17<<10 {
+		t.Errorf("an upload of 16,000 bytes has %d bytes", got)
+	}
+	o.guise = newGuise()
+	total, plain := 0, 0
+	for range 1000 { // as keystrokes come
+		o.guise.burst.Store(0)
+		write(10)
+		total += s.length()
+		plain += 5 + overhead + len(streamOf(10).Data)
+	}
+	if most := guiseBudget + total/guiseShare; total-plain > most {
+		t.Errorf("%d bytes were filled in, %d may be", total-plain, most)
+	}
+	if total-plain < guiseBudget*9/10 {
+		t.Errorf("only %d bytes were filled in", total-plain)
+	}
+
+	o, s = speaker(t, nil)
+	write(500)
+	if got := s.length(); got != 5+overhead+len(streamOf(500).Data) {
+		t.Errorf("a relay's record has %d bytes", got)
+	}
+}
