@@ -70,8 +70,8 @@ func TestPortRange(t *testing.T) {
 		{"127.0.0.1:8443", config.Ports{}, []string{""}},
 		{"127.0.0.1:8443", config.Ports{Low: 7, High: 7}, []string{"port=7"}},
 		{"127.0.0.1:8443", full, []string{"ports=400-463"}},
-		{config.CoverBuiltin, config.Ports{}, []string{"h3"}},
-		{config.CoverBuiltin, full, []string{"h3", "ports=400-463"}},
+		{config.CoverBuiltin, config.Ports{}, []string{"h3,disguise"}},
+		{config.CoverBuiltin, full, []string{"h3,disguise", "ports=400-463"}},
 	} {
 		set := config.Relay{Cover: c.cover, QUICPorts: c.ports, Listen: []string{":443", "[::1]:443", "[::1]:444"}}
 		var options []string

@@ -218,7 +218,7 @@ func TestPortRange(t *testing.T) {
 			e := invitation(t, r.invite)
 			ways := []config.Transport{{Name: "mirror"}, {Name: "quic", Options: fmt.Sprintf("ports=%d-%d", first, first+count-1)}}
 			if site == nil {
-				ways = slices.Insert(ways, 1, config.Transport{Name: "quic", Options: "h3"})
+				ways = slices.Insert(ways, 1, config.Transport{Name: "quic", Options: quic.SiteOptions})
 			}
 			if !slices.Equal(e.Transports, ways) {
 				t.Errorf("the invite says %v", e.Transports)

@@ -22,6 +22,13 @@ const (
 	maxHello = 4096
 	// maxHeld is how many datagrams wait for the ClientHello to be complete.
 	maxHeld = 2
+	// maxCut is how many packets with a half of it are told from others: a dial ends after four
+	// probes of two.
+	maxCut = 64
+	// maxDraws bounds the search for a packet with the mark, and orders is how many orders of the same
+	// frames are tried before others are made. One in 256 has it, so that none is found in
+	// one of nine million searches.
+	maxDraws, orders = 1 << 12, 32
 	// shortNumbers is up to which number one byte is enough for any receiver that has
 	// seen one of the packets before.
 	shortNumbers = 100
@@ -30,15 +37,28 @@ const (
 // Client rewrites the Initial packets of one client's connection. It is safe for
 // concurrent use.
 type Client struct {
+	disguise *Disguise // of the ClientHello, or nil
+
 	mu      sync.Mutex
 	random  *rand.Rand
-	up      *Keys // nil before the first packet
+	id      []byte // that keys are made of
+	up      *Keys  // nil before the first packet
 	down    *Keys
 	largest [2]int64 // numbers of opened packets: up, in the client's count; down
 	flown   bool     // the first flight
 	held    []*flight
-	pair    []uint64 // numbers, in the client's count, whose ACKs are held back
-	seen    [maxHeld]bool
+	cut     []sent // what was sent of the halves, whose ACKs are held back until both have arrived
+	seen    [2]bool
+
+	plain, shown []byte     // the client's ClientHello, and the one that it is sent in
+	halves       [2][]piece // of shown, if the library's has another form
+	turn         int        // which half is sent next
+}
+
+// sent is a packet, by its number in the client's count, with a half of the ClientHello.
+type sent struct {
+	number uint64
+	half   int
 }
 
 // flight is a datagram of the first flight.
@@ -54,9 +74,10 @@ type piece struct {
 	data   []byte
 }
 
-// NewClient returns one that draws what varies from the seed.
-func NewClient(seed [32]byte) *Client {
-	return &Client{random: rand.New(rand.NewChaCha8(seed)), largest: [2]int64{-1, -1}}
+// NewClient returns one that draws what varies from the seed. d is the disguise of the
+// ClientHello, or nil: then it goes out as it is.
+func NewClient(seed [32]byte, d *Disguise) *Client {
+	return &Client{disguise: d, random: rand.New(rand.NewChaCha8(seed)), largest: [2]int64{-1, -1}}
 }
 
 // Out returns what is to be sent in the place of a datagram, which it does not keep: as many
@@ -96,7 +117,13 @@ func (c *Client) Out(datagram []byte) [][]byte {
 		others = append(others, ping...) // it asks for an answer
 	}
 	if c.flown || len(crypto) == 0 || len(others) > 0 || len(rest) > 0 {
-		return [][]byte{append(c.seal(&p, others, crypto, len(datagram)-len(rest)), rest...)}
+		size := len(datagram) - len(rest)
+		if len(crypto) > 0 && c.shown != nil {
+			if crypto = c.half(p.Number); size-p.Overhead() < len(others)+piecesLen(crypto) {
+				return nil // lost: it is sent again
+			}
+		}
+		return [][]byte{append(c.seal(&p, others, crypto, size), rest...)}
 	}
 	p.To, p.From, p.Token = bytes.Clone(p.To), bytes.Clone(p.From), bytes.Clone(p.Token)
 	c.held = append(c.held, &flight{p, crypto, len(datagram)})
@@ -131,8 +158,8 @@ func (c *Client) open(datagram []byte) (p Packet, rest []byte, err error) {
 		if p, rest, err = up.Open(datagram, c.largest[0]); err != nil {
 			return p, nil, err
 		}
-		c.up, c.down = up, down
-		c.flown, c.held, c.pair = false, nil, nil
+		c.id, c.up, c.down = bytes.Clone(id), up, down
+		c.flown, c.held, c.cut = false, nil, nil
 	}
 	c.largest[0] = max(c.largest[0], int64(p.Number))
 	return p, rest, nil
@@ -162,18 +189,37 @@ func (c *Client) hello() []byte {
 // datagram, the middle in the second. What the client learns of them is then true only of
 // both.
 func (c *Client) recut(held []*flight, hello []byte) {
+	if c.disguise != nil && !bytes.Equal(hello, c.plain) { // after a Retry it is the same
+		c.plain, c.shown = hello, c.disguise.Put(hello, c.random)
+	}
+	if c.shown != nil {
+		hello = c.shown
+	}
 	front := leastFront + c.random.IntN(mostFront-leastFront+1)
 	end := front + (len(hello)+1)/2 + overHalf
 	if end >= len(hello) {
 		return // no browser's
 	}
-	first := []piece{{0, hello[:front]}, {end, hello[end:]}}
-	second := []piece{{front, hello[front:end]}}
-	if held[0].room() < piecesLen(first) || held[1].room() < piecesLen(second) {
+	c.halves = [2][]piece{{{0, hello[:front]}, {end, hello[end:]}}, {{front, hello[front:end]}}}
+	if held[0].room() < piecesLen(c.halves[0]) || held[1].room() < piecesLen(c.halves[1]) {
+		c.shown = nil
 		return
 	}
-	held[0].crypto, held[1].crypto = first, second
-	c.pair, c.seen = []uint64{held[0].packet.Number, held[1].packet.Number}, [maxHeld]bool{}
+	c.cut, c.seen, c.turn = nil, [2]bool{}, 0
+	for _, f := range held {
+		f.crypto = c.half(f.packet.Number)
+	}
+}
+
+// half is the half of the ClientHello that a packet is to have: they take turns, as those that Chromium
+// sends again.
+func (c *Client) half(number uint64) []piece {
+	half := c.turn
+	c.turn = 1 - half
+	if len(c.cut) < maxCut {
+		c.cut = append(c.cut, sent{number, half})
+	}
+	return c.halves[half]
 }
 
 // room is what frames may take, in bytes.
@@ -200,23 +246,38 @@ func (c *Client) seal(p *Packet, others []byte, crypto []piece, size int) []byte
 	case q.Number < shortNumbers:
 		q.NumberLen = 1
 	}
-	q.Frames = c.frames(others, crypto, size-q.Overhead())
+	q.Frames = c.frames(q.Number, others, crypto, size-q.Overhead())
 	return c.up.Seal(nil, &q)
 }
 
-// frames fills size bytes with frames: others first, then CRYPTO, PING and PADDING in disorder.
-func (c *Client) frames(others []byte, crypto []piece, size int) []byte {
+// frames fills size bytes of a packet with frames: others first, then CRYPTO, PING and PADDING in
+// disorder, so that it has the mark if there is a disguise.
+func (c *Client) frames(number uint64, others []byte, crypto []piece, size int) []byte {
 	b := append(make([]byte, 0, size), others...)
-	if len(crypto) > 0 {
-		b = c.disorder(b, crypto, size)
+	if len(crypto) == 0 {
+		return append(b, make([]byte, max(size-len(b), 0))...)
 	}
-	return append(b, make([]byte, max(size-len(b), 0))...)
+	var frames [][]byte
+	for i := range maxDraws {
+		if i%orders == 0 {
+			frames = c.disorder(crypto, size-len(others))
+		}
+		c.random.Shuffle(len(frames), func(i, j int) { frames[i], frames[j] = frames[j], frames[i] })
+		b = b[:len(others)]
+		for _, f := range frames {
+			b = append(b, f...)
+		}
+		if c.shown == nil || c.disguise.Marks(c.id, number, b) {
+			break
+		}
+	}
+	return b
 }
 
-// disorder appends frames in Chromium's way, so that b has at most size bytes.
-func (c *Client) disorder(b []byte, crypto []piece, size int) []byte {
+// disorder makes frames in Chromium's way, of room bytes.
+func (c *Client) disorder(crypto []piece, room int) (frames [][]byte) {
 	crypto = slices.Clone(crypto)
-	room := size - len(b) - piecesLen(crypto)
+	room -= piecesLen(crypto)
 	for range c.extra() {
 		i := c.random.IntN(len(crypto))
 		p := crypto[i]
@@ -229,7 +290,6 @@ func (c *Client) disorder(b []byte, crypto []piece, size int) []byte {
 		crypto[i] = head
 		crypto = append(crypto, tail)
 	}
-	var frames [][]byte
 	for _, p := range crypto {
 		frames = append(frames, appendCrypto(nil, p.offset, p.data))
 	}
@@ -242,8 +302,7 @@ func (c *Client) disorder(b []byte, crypto []piece, size int) []byte {
 		frames = append(frames, make([]byte, n))
 		room -= n
 	}
-	c.random.Shuffle(len(frames), func(i, j int) { frames[i], frames[j] = frames[j], frames[i] })
-	return append(b, bytes.Join(frames, nil)...)
+	return frames
 }
 
 func (c *Client) extra() int { return leastExtra + c.random.IntN(mostExtra-leastExtra+1) }
@@ -300,15 +359,15 @@ func (c *Client) counted(f *Frame) bool {
 		}
 		r = Range{max(r.First, shift) - shift, r.Last - shift}
 		ranges = append(ranges, r)
-		for i, n := range c.pair {
-			c.seen[i] = c.seen[i] || r.First <= n && n <= r.Last
+		for _, p := range c.cut {
+			c.seen[p.half] = c.seen[p.half] || r.First <= p.number && p.number <= r.Last
 		}
 	}
-	if len(c.pair) == maxHeld && c.seen == [maxHeld]bool{true, true} {
-		c.pair = nil
+	if c.seen[0] && c.seen[1] {
+		c.cut = nil
 	}
-	if c.pair != nil { // they come first: what is before them was never acknowledged
-		last := c.pair[maxHeld-1]
+	if len(c.cut) > 0 { // what is before the last of them was never acknowledged
+		last := c.cut[len(c.cut)-1].number
 		ranges = slices.DeleteFunc(ranges, func(r Range) bool { return r.Last <= last })
 		for i := range ranges {
 			ranges[i].First = max(ranges[i].First, last+1)

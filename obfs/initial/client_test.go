@@ -137,15 +137,20 @@ func flightAfter(p Packet, n int) (datagrams [][]byte, hello []byte) {
 	}
 	binary.BigEndian.PutUint32(hello, uint32(n-4))
 	hello[0] = 1
+	return flightOf(p, hello), hello
+}
+
+// flightOf is one with a given ClientHello.
+func flightOf(p Packet, hello []byte) (datagrams [][]byte) {
 	k, _ := KeysOf(p.To)
-	for at := 0; at < n; p.Number++ {
+	for at := 0; at < len(hello); p.Number++ {
 		room := 1250 - p.Overhead()
-		end := min(n, at+room-6)
+		end := min(len(hello), at+room-6)
 		p.Frames = appendCrypto(nil, at, hello[at:end])
 		p.Frames = append(p.Frames, make([]byte, room-len(p.Frames))...)
 		datagrams, at = append(datagrams, k.Seal(nil, &p)), end
 	}
-	return datagrams, hello
+	return datagrams
 }
 
 var testID = []byte{1, 2, 3, 4, 5, 6, 7, 8}
@@ -154,7 +159,7 @@ var testID = []byte{1, 2, 3, 4, 5, 6, 7, 8}
 func TestFlight(t *testing.T) {
 	fronts, orders := map[int]bool{}, map[string]bool{}
 	for n := 1250; n <= 2300; n += 7 {
-		c := NewClient([32]byte{byte(n), byte(n >> 8)})
+		c := NewClient([32]byte{byte(n), byte(n >> 8)}, nil)
 		flight, hello := plainFlight(testID, n)
 		if out := c.Out(flight[0]); out != nil {
 			t.Fatalf("%d: the first datagram does not wait", n)
@@ -186,7 +191,7 @@ func TestFlight(t *testing.T) {
 // lengths.
 func TestOtherFlights(t *testing.T) {
 	for _, n := range []int{4, 5, 100, 1190, 2380, 3000} {
-		c := NewClient([32]byte{1})
+		c := NewClient([32]byte{1}, nil)
 		flight, hello := plainFlight(testID, n)
 		var out [][]byte
 		for _, d := range flight {
@@ -213,7 +218,7 @@ func TestOtherFlights(t *testing.T) {
 		}
 	}
 	// A part of a ClientHello does not wait for ever.
-	c := NewClient([32]byte{1})
+	c := NewClient([32]byte{1}, nil)
 	flight, _ := plainFlight(testID, 2000)
 	first := flight[0]
 	k, _ := KeysOf(testID)
@@ -238,7 +243,7 @@ func TestOtherFlights(t *testing.T) {
 
 // TestRest: what follows an Initial packet in its datagram stays, and ACK comes first.
 func TestRest(t *testing.T) {
-	c := NewClient([32]byte{1})
+	c := NewClient([32]byte{1}, nil)
 	flight, _ := plainFlight(testID, 1300)
 	c.Out(flight[0])
 	c.Out(flight[1])
@@ -267,7 +272,7 @@ func TestRest(t *testing.T) {
 
 // TestRetry: after a Retry the ClientHello goes out again in the same shape, under other keys.
 func TestRetry(t *testing.T) {
-	c := NewClient([32]byte{1})
+	c := NewClient([32]byte{1}, nil)
 	flight, hello := plainFlight(testID, 1500)
 	c.Out(flight[0])
 	c.Out(flight[1])
@@ -307,7 +312,7 @@ func TestAcknowledged(t *testing.T) {
 		{acks{{{0, 2}}}, acks{{{0, 1}}}},
 		{acks{{{70, 80}, {64, 64}, {1, 2}}}, acks{{{69, 79}, {63, 63}, {0, 1}}}},
 	} {
-		client := NewClient([32]byte{1})
+		client := NewClient([32]byte{1}, nil)
 		flight, _ := plainFlight(testID, 1500)
 		client.Out(flight[0])
 		client.Out(flight[1])
@@ -359,7 +364,7 @@ func TestBelief(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for trial := range 300 {
 		n := 1250 + random.IntN(1000)
-		c := NewClient([32]byte{byte(trial), byte(trial >> 8)})
+		c := NewClient([32]byte{byte(trial), byte(trial >> 8)}, nil)
 		flight, hello := plainFlight(testID, n)
 		up, down := KeysOf(testID)
 		first, _, _ := up.Open(flight[0], -1)
@@ -465,7 +470,7 @@ func FuzzClient(f *testing.F) {
 		f.Add(c[0], c[1], []byte{Ping, AckECN, 9, 0, 1, 0, 2, 3, 0, 0, 0, Close, 1, 2, 0, 0, 0})
 	}
 	f.Fuzz(func(t *testing.T, first, second, frames []byte) {
-		c := NewClient([32]byte{1})
+		c := NewClient([32]byte{1}, nil)
 		in := len(first) + len(second)
 		out := 0
 		for _, d := range [][]byte{first, second, first, second} {
@@ -491,7 +496,7 @@ func FuzzClient(f *testing.F) {
 				t.Errorf("the frames of %x are %x", frames, raw)
 			}
 		}
-		c = NewClient([32]byte{1})
+		c = NewClient([32]byte{1}, nil)
 		up, down := KeysOf(testID)
 		sealed := up.Seal(nil, &Packet{To: testID, NumberLen: 2, Frames: frames})
 		for _, o := range append(c.Out(sealed), c.Out(sealed)...) {

@@ -136,6 +136,9 @@ func (d *Dialer) Dial(ctx context.Context, r transport.Route, hello *wire.Hello)
 	if errors.Is(err, certs.ErrRefused) {
 		return fail(transport.StageTLS, transport.Hijacked, err)
 	}
+	if errors.Is(err, errShown) {
+		return fail(transport.StageHello, transport.Hijacked, err)
+	}
 	if err != nil {
 		return fail(transport.StageConnect, classify(err), err)
 	}
@@ -231,7 +234,7 @@ func (d *Dialer) open(ctx context.Context, r transport.Route, o options) (*visit
 	if o.site {
 		judge, err := d.judge()
 		if err == nil {
-			first, err = newInitials()
+			first, err = newInitials(o.disguise(d.cfg.PublicKey))
 		}
 		if err != nil {
 			_ = socket.Close()
@@ -255,6 +258,9 @@ func (d *Dialer) open(ctx context.Context, r transport.Route, o options) (*visit
 	}
 	if err != nil {
 		v.close()
+		if o.disguised && refused == nil && first.misread() {
+			err = fmt.Errorf("%w: %w", errShown, err)
+		}
 		return nil, cmp.Or(refused, err)
 	}
 	heard.Store(true)

@@ -1,12 +1,14 @@
 package quic
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"net"
 	"sync/atomic"
+	"time"
 
 	quicgo "github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/qlogwriter"
@@ -35,14 +37,34 @@ type initials struct {
 	*initial.Client
 	misfit  atomic.Bool // the attempt's id has the wrong length
 	refused atomic.Bool // an attempt was ended for that
+
+	answers     atomic.Int64 // datagrams of the handshake that came
+	first, last atomic.Int64 // when they did, in nanoseconds of the Unix time
 }
 
-func newInitials() (*initials, error) {
+// A server that answers the ClientHello that is shown, and not the one inside, is none of ours. Its
+// answers do not open, and it sends them again: so many, for so long. One that answers the right one
+// has been understood by then, unless nearly all is lost.
+const (
+	leastAnswers  = 6
+	leastAnswered = 2 * time.Second
+)
+
+// errShown says that.
+var errShown = errors.New("somebody speaks QUIC, and does not see what the relay would")
+
+// misread reports whether that is what happened to a dial that came to nothing.
+func (i *initials) misread() bool {
+	return i.answers.Load() >= leastAnswers && time.Duration(i.last.Load()-i.first.Load()) >= leastAnswered
+}
+
+// newInitials returns one for a connection; d is the disguise of its ClientHello, or nil.
+func newInitials(d *initial.Disguise) (*initials, error) {
 	var seed [32]byte
 	if _, err := rand.Read(seed[:]); err != nil {
 		return nil, err
 	}
-	return &initials{Client: initial.NewClient(seed)}, nil
+	return &initials{Client: initial.NewClient(seed, d)}, nil
 }
 
 // choose ends attempts whose id does not fit before they have made a key or sent a byte: a
@@ -65,10 +87,21 @@ func (i *initials) Read(b []byte) (int, error) {
 	return rand.Read(b)
 }
 
-// take puts what a server acknowledges into the client's count.
-func (i *initials) take(datagram []byte) []byte {
+// take is a taker: it puts what a server acknowledges into the client's count.
+func (i *initials) take(dst [][]byte, datagram []byte, _ net.Addr) [][]byte {
+	i.in(datagram)
+	return append(dst, datagram)
+}
+
+func (i *initials) in(datagram []byte) {
+	if len(datagram) > 0 && datagram[0]&0x80 != 0 { // a long header: of the handshake
+		now := time.Now().UnixNano()
+		if i.answers.Add(1) == 1 {
+			i.first.Store(now)
+		}
+		i.last.Store(now)
+	}
 	i.In(datagram)
-	return datagram
 }
 
 // send sends what takes the place of a datagram.
@@ -138,6 +171,45 @@ func writeTo(c net.PacketConn, i *initials, p []byte, addr net.Addr) (int, error
 
 func readFrom(c net.PacketConn, i *initials, p []byte) (int, net.Addr, error) {
 	n, addr, err := c.ReadFrom(p)
-	i.In(p[:max(n, 0)])
+	i.in(p[:max(n, 0)])
 	return n, addr, err
+}
+
+// newSiteSocket is a relay's socket in the HTTP/3 form: clients' ClientHellos are taken out of
+// their disguise, and everybody else's datagrams are as they came.
+func newSiteSocket(c net.PacketConn, d *initial.Disguise) net.PacketConn {
+	r := initial.NewRelay(d)
+	take := func(dst [][]byte, datagram []byte, from net.Addr) [][]byte {
+		udp, ok := from.(*net.UDPAddr)
+		if !ok {
+			return append(dst, datagram)
+		}
+		return r.Take(dst, datagram, udp.AddrPort())
+	}
+	if udp, ok := c.(*net.UDPConn); ok {
+		return newPatientSocket(udp, nil, take)
+	}
+	return &plainSiteSocket{PacketConn: c, take: take}
+}
+
+// plainSiteSocket is the like on a socket that is not the system's.
+type plainSiteSocket struct {
+	net.PacketConn
+	take taker
+
+	out  [][]byte // of the one reader, what is to be handed out next
+	from net.Addr
+}
+
+func (s *plainSiteSocket) ReadFrom(p []byte) (int, net.Addr, error) {
+	for len(s.out) == 0 {
+		n, from, err := s.PacketConn.ReadFrom(p)
+		if err != nil {
+			return n, from, err
+		}
+		s.out, s.from = s.take(nil, bytes.Clone(p[:n]), from), from
+	}
+	n := copy(p, s.out[0])
+	s.out = s.out[1:]
+	return n, s.from, nil
 }

@@ -173,7 +173,7 @@ func (f facts) hello(t testing.TB, hello []byte) {
 		t.Fatal("the ClientHello is broken")
 	}
 	f.add("ciphers", hex.EncodeToString(ciphers))
-	var ids []string
+	var ids, bodies []string
 	var signatures, alpn, version string
 	words := func(b []byte) string {
 		var w []string
@@ -192,7 +192,14 @@ func (f facts) hello(t testing.TB, hello []byte) {
 			continue
 		}
 		ids = append(ids, fmt.Sprintf("%04x", id))
+		if id != 0 && id != 51 && id != 57 && id != 0xfe0d {
+			bodies = append(bodies, fmt.Sprintf("%04x%x", id, b.B))
+		}
 		switch id {
+		case 0xfe0d:
+			b.Take(1 + 4 + 1)
+			key := b.Vector(2).B
+			f.add("ECH", fmt.Sprintf("%d, %d", len(key), len(b.Vector(2).B)%32))
 		case 10:
 			f.add("groups", hex.EncodeToString(b.B[2:]))
 		case 13:
@@ -216,6 +223,8 @@ func (f facts) hello(t testing.TB, hello []byte) {
 		}
 	}
 	f.add("signatures", signatures)
+	slices.Sort(bodies)
+	f.add("bodies of extensions", fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join(bodies, " "))))[:16])
 	f.add("extensions, in order", strings.Join(ids, " "))
 	n := len(ids)
 	slices.Sort(ids)
@@ -242,14 +251,21 @@ func (f facts) parameters(b []byte) {
 		b = b[n:]
 		return v
 	}
-	var ids []string
+	var ids, values []string
 	for len(b) > 0 {
 		id, n := varint(), 0
-		if n = varint(); id%31 != 27 { // reserved, section 18.1
+		if n = varint(); id%31 == 27 { // reserved, section 18.1
+			f.add("reserved parameter", n)
+		} else {
 			ids = append(ids, fmt.Sprintf("%02x", id))
+			if id != 0x11 { // in which one is reserved
+				values = append(values, fmt.Sprintf("%02x=%x", id, b[:n]))
+			}
 		}
 		b = b[n:]
 	}
+	slices.Sort(values)
+	f.add("values of parameters", fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join(values, " "))))[:16])
 	f.add("parameters, in order", strings.Join(ids, " "))
 	slices.Sort(ids)
 	f.add("parameters", strings.Join(ids, " "))
@@ -385,8 +401,9 @@ func TestRebind(t *testing.T) {
 }
 
 // handshakes dials a server n times over a network that loses a share of all datagrams, and
-// says how many came to an end, and how long they took. change changes the server.
-func handshakes(t *testing.T, n int, share float64, dressed bool, change func(*quicgo.Transport, *tls.Config)) (good int, took time.Duration) {
+// says how many came to an end, and how long they took. With d the server is a relay's, and the
+// ClientHello in disguise. change changes the server.
+func handshakes(t *testing.T, n int, share float64, dressed bool, d *initial.Disguise, change func(*quicgo.Transport, *tls.Config)) (good int, took time.Duration) {
 	site := testSite(t)
 	for i := range n {
 		synctest.Test(t, func(t *testing.T) {
@@ -395,6 +412,9 @@ func handshakes(t *testing.T, n int, share float64, dressed bool, change func(*q
 			m.lost = func(net.Addr, []byte) bool { return random.Float64() < share }
 			socket, _ := m.ListenPacket(t.Context(), "", "")
 			server := &quicgo.Transport{Conn: socket}
+			if d != nil {
+				server.Conn = newSiteSocket(socket, d)
+			}
 			c := &tls.Config{Certificates: []tls.Certificate{site.Certificate}, NextProtos: []string{"h3"}}
 			if change != nil {
 				change(server, c)
@@ -404,11 +424,11 @@ func handshakes(t *testing.T, n int, share float64, dressed bool, change func(*q
 				t.Fatal(err)
 			}
 			client, _ := m.ListenPacket(t.Context(), "", "")
-			cfg, q := &tls.Config{NextProtos: []string{"h3"}, InsecureSkipVerify: true}, quicConfig()
+			cfg, q := &tls.Config{NextProtos: []string{"h3"}, InsecureSkipVerify: true, ServerName: siteName}, quicConfig()
 			q.InitialPacketSize = sitePacketSize
 			q.HandshakeIdleTimeout = 20 * time.Second
 			v := &visit{socket: client, transport: &quicgo.Transport{Conn: client}}
-			first, err := newInitials()
+			first, err := newInitials(d)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -448,11 +468,16 @@ func TestInitialsUnderLoss(t *testing.T) {
 			if c.change != nil && share == 0.1 {
 				continue
 			}
-			bare, bareTook := handshakes(t, dials, share, false, c.change)
-			good, took := handshakes(t, dials, share, true, c.change)
-			t.Logf("%s, %.0f %% lost: %d of %d in %v, without dress %d in %v", c.name, 100*share, good, dials, took, bare, bareTook)
-			if good < bare-2 || share < 0.2 && good < dials-1 || share == 0 && took != bareTook || took > 2*bareTook+100*time.Millisecond {
-				t.Errorf("%s, %.0f %% lost: %d of %d in %v, without dress %d in %v", c.name, 100*share, good, dials, took, bare, bareTook)
+			bare, bareTook := handshakes(t, dials, share, false, nil, c.change)
+			for _, d := range []*initial.Disguise{nil, initial.NewDisguise([32]byte{1})} {
+				if d != nil && c.name == "HelloRetryRequest" {
+					continue // no relay asks for another ClientHello
+				}
+				good, took := handshakes(t, dials, share, true, d, c.change)
+				t.Logf("%s, %.0f %% lost, in disguise: %t: %d of %d in %v, without dress %d in %v", c.name, 100*share, d != nil, good, dials, took, bare, bareTook)
+				if good < bare-2 || share < 0.2 && good < dials-1 || share == 0 && took != bareTook || took > 2*bareTook+100*time.Millisecond {
+					t.Errorf("%s, %.0f %% lost, in disguise: %t: %d of %d in %v, without dress %d in %v", c.name, 100*share, d != nil, good, dials, took, bare, bareTook)
+				}
 			}
 		}
 	}

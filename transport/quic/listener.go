@@ -23,6 +23,7 @@ import (
 	quicgo "github.com/quic-go/quic-go"
 
 	"busel/internal/wire"
+	"busel/obfs/initial"
 	"busel/transport"
 )
 
@@ -294,10 +295,7 @@ func (l *Listener) listenOn(socket net.PacketConn) (*quicgo.Transport, acceptor,
 		return ok && p.widen(delta)
 	}
 	if l.cfg.Site != nil {
-		tr.Conn = socket
-		if udp, ok := socket.(*net.UDPConn); ok {
-			tr.Conn = newPatientSocket(udp, nil, func(datagram []byte) []byte { return datagram })
-		}
+		tr.Conn = newSiteSocket(socket, initial.NewDisguise([32]byte(l.cfg.Key.PublicKey().Bytes())))
 		// As many streams as HTTP/3 servers allow (RFC 9114, section 6.1), and every
 		// version that quic-go has.
 		cfg.MaxIncomingStreams, cfg.MaxIncomingUniStreams, cfg.Versions = 0, 0, nil

@@ -255,7 +255,7 @@ func TestOptions(t *testing.T) {
 	for options, ok := range map[string]bool{"": true, "port=1": true, "port=65535": true, "port=0": false, "port=65536": false, "port=": false, "port=+1": false, "x": false, "port=1,x": false,
 		"ports=1-1": true, "ports=1-64": true, "ports=1-65": false, "ports=65472-65535": true, "ports=65535-65536": false, "ports=2-1": false,
 		"ports=1": false, "port=1-2": false, "ports=0-1": false, "ports=1-2-3": false, "ports=1-2,port=1": false, "ports=1-2,ports=1-2": false,
-		"h3": true, "h3,h3": false, "h3,port=1": true} {
+		"h3": true, "h3,h3": false, "h3,port=1": true, "h3,disguise": true, "h3,disguise,port=1": true, "disguise": false, "disguise,h3": false, "h3,disguise,disguise": false} {
 		if err := CheckOptions(options); (err == nil) != ok {
 			t.Errorf("%q: %v", options, err)
 		}

@@ -22,17 +22,23 @@ const (
 // of them. quic-go does not ask for that.
 type reader struct {
 	conn *ipv4.PacketConn // of IPv6 too
-	take func(datagram []byte) []byte
+	take taker
 
-	in   []ipv4.Message // scratch of the one goroutine that reads
-	came []ipv4.Message // of in, what is still to be handed out
-	rest []byte         // of came[0]
-	size int            // of the datagrams in rest
+	in      []ipv4.Message // scratch of the one goroutine that reads
+	came    []ipv4.Message // of in, what is still to be handed out
+	rest    []byte         // of came[0]
+	size    int            // of the datagrams in rest
+	out     [][]byte       // what is to be handed out next
+	from    ipv4.Message   // as which
+	scratch [4][]byte
 }
 
-// newReader returns a reader that hands out what take makes of each datagram, where it lies; nil
-// is left out. size is the longest datagram, in bytes, where none are joined.
-func newReader(c *net.UDPConn, size int, take func(datagram []byte) []byte) *reader {
+// taker appends what is to be seen of a datagram, which it may change where it lies, as one or several, or
+// not at all. What it appends is read before it is called again.
+type taker func(dst [][]byte, datagram []byte, from net.Addr) [][]byte
+
+// newReader returns a reader that hands out what take makes of each datagram. size is the longest datagram, in bytes, where none are joined.
+func newReader(c *net.UDPConn, size int, take taker) *reader {
 	n := batchSize
 	if joins(c) {
 		n, size = joinedBatch, joinedSize
@@ -47,8 +53,17 @@ func newReader(c *net.UDPConn, size int, take func(datagram []byte) []byte) *rea
 
 // ReadBatch is what quic-go reads by. It fills ms with at least one datagram.
 func (r *reader) ReadBatch(ms []ipv4.Message, flags int) (n int, err error) {
-	for n == 0 {
-		if len(r.came) == 0 {
+	for {
+		for ; n < len(ms) && len(r.out) > 0; n++ {
+			m := &ms[n] // which cuts what is too long, as the system does
+			m.N, m.NN = copy(m.Buffers[0], r.out[0]), copy(m.OOB, r.from.OOB[:r.from.NN])
+			m.Flags, m.Addr = r.from.Flags, r.from.Addr
+			r.out = r.out[1:]
+		}
+		switch {
+		case n == len(ms) || n > 0 && len(r.came) == 0:
+			return n, nil
+		case len(r.came) == 0:
 			k, err := r.conn.ReadBatch(r.in, flags)
 			if err != nil {
 				return 0, err
@@ -56,18 +71,11 @@ func (r *reader) ReadBatch(ms []ipv4.Message, flags int) (n int, err error) {
 			if r.came = r.in[:k]; k > 0 {
 				r.begin()
 			}
-		}
-		for n < len(ms) && len(r.came) > 0 {
-			from := &r.came[0]
-			if packet := r.take(r.next()); packet != nil {
-				m := &ms[n] // which cuts what is too long, as the system does
-				m.N, m.NN = copy(m.Buffers[0], packet), copy(m.OOB, from.OOB[:from.NN])
-				m.Flags, m.Addr = from.Flags, from.Addr
-				n++
-			}
+		default:
+			r.from = r.came[0]
+			r.out = r.take(r.scratch[:0], r.next(), r.from.Addr)
 		}
 	}
-	return n, nil
 }
 
 // begin turns to the first of what came.

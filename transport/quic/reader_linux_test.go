@@ -14,7 +14,7 @@ import (
 )
 
 // as is what takes every datagram as it is.
-func as(datagram []byte) []byte { return datagram }
+func as(dst [][]byte, datagram []byte, _ net.Addr) [][]byte { return append(dst, datagram) }
 
 func listenUDP(t *testing.T, network, host string) *net.UDPConn {
 	t.Helper()
@@ -83,15 +83,19 @@ func TestJoined(t *testing.T) {
 }
 
 // TestReader: several senders' datagrams, joined and not, of all lengths, come whole, in each
-// sender's order, to who reads few or many at a time; what is not taken does not.
+// sender's order, to who reads few or many at a time; what is not taken does not,
+// and what becomes several is several.
 func TestReader(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	to := listenUDP(t, "udp4", "127.0.0.1")
-	r := newReader(to, maxPacket, func(b []byte) []byte {
-		if len(b) > 2 && b[2] == 'x' {
-			return nil
+	r := newReader(to, maxPacket, func(dst [][]byte, b []byte, _ net.Addr) [][]byte {
+		switch {
+		case len(b) > 2 && b[2] == 'x':
+			return dst
+		case len(b) > 2 && b[2] == 'z':
+			return append(dst, b, b[:2], b[:1])
 		}
-		return b
+		return append(dst, b)
 	})
 	senders := []*net.UDPConn{listenUDP(t, "udp4", "127.0.0.1"), listenUDP(t, "udp4", "127.0.0.1"), listenUDP(t, "udp4", "127.0.0.1")}
 	for range 300 {
@@ -107,12 +111,17 @@ func TestReader(t *testing.T) {
 					d = d[:1+random.IntN(size)]
 				}
 				if len(d) > 2 {
-					d[2] = "xy"[random.IntN(2)]
+					d[2] = "xyz"[random.IntN(3)]
 				}
 				all = append(all, d...)
+				k := from.LocalAddr().String()
 				if len(d) < 3 || d[2] != 'x' {
-					want[from.LocalAddr().String()] = append(want[from.LocalAddr().String()], d)
+					want[k] = append(want[k], d)
 					sent++
+				}
+				if len(d) > 2 && d[2] == 'z' {
+					want[k] = append(want[k], d[:2], d[:1])
+					sent += 2
 				}
 			}
 			sendJoined(t, from, to.LocalAddr(), size, all)

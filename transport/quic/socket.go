@@ -86,6 +86,14 @@ func (s *scrambler) open(datagram []byte) []byte {
 // filler.
 const randomLen = scramble.NonceLen + 4
 
+// take is a taker.
+func (s *scrambler) take(dst [][]byte, datagram []byte, _ net.Addr) [][]byte {
+	if packet := s.open(datagram); packet != nil {
+		dst = append(dst, packet)
+	}
+	return dst
+}
+
 // seal appends the datagram of a packet.
 func (s *scrambler) seal(dst, packet, random []byte) []byte {
 	stamp := scramble.NoClock
@@ -170,7 +178,7 @@ type patientSocket struct {
 }
 
 // newPatientSocket reads what take makes of each datagram.
-func newPatientSocket(c *net.UDPConn, heard *atomic.Bool, take func(datagram []byte) []byte) patientSocket {
+func newPatientSocket(c *net.UDPConn, heard *atomic.Bool, take taker) patientSocket {
 	return patientSocket{c, newReader(c, maxPacket, take), heard}
 }
 

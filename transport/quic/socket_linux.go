@@ -32,7 +32,7 @@ type outgoing struct {
 }
 
 func newUDPSocket(c *net.UDPConn, s *scrambler) net.PacketConn {
-	b := &batchSocket{UDPConn: c, scrambler: s, reader: newReader(c, maxDatagram, s.open)}
+	b := &batchSocket{UDPConn: c, scrambler: s, reader: newReader(c, maxDatagram, s.take)}
 	b.out.New = func() any { return &outgoing{data: make([]byte, 0, 32<<10)} }
 	return b
 }

@@ -1,0 +1,389 @@
+package initial
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+// helloOf is the ClientHello that crypto/tls makes for QUIC.
+func helloOf(t testing.TB, name string, parameters []byte, groups ...tls.CurveID) []byte {
+	t.Helper()
+	c := tls.QUICClient(&tls.QUICConfig{TLSConfig: &tls.Config{
+		ServerName: name, NextProtos: []string{"h3"}, MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, CurvePreferences: groups,
+	}})
+	defer c.Close()
+	c.SetTransportParameters(parameters)
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		switch e := c.NextEvent(); e.Kind {
+		case tls.QUICWriteData:
+			return bytes.Clone(e.Data)
+		case tls.QUICNoEvent:
+			t.Fatal("no ClientHello")
+		}
+	}
+}
+
+// likeQUICGos are transport parameters as quic-go writes them.
+func likeQUICGos(r *rand.Rand) []byte {
+	b, err := hex.DecodeString("0504800800000604800800000704800800000404800c000008010009012301048000ea60030245ac0b011a0e01040f0020027fff")
+	if err != nil {
+		panic(err)
+	}
+	n := r.IntN(16)
+	return append(append(appendVarint(appendVarint(nil, 27+31*uint64(r.IntN(200))), uint64(n)), randomBytes(r, n)...), b...)
+}
+
+func testRandom() *rand.Rand { return rand.New(rand.NewPCG(1, 2)) }
+
+// TestDisguise: what is put into a ClientHello comes out of it again, to nobody else, and not
+// when a byte was changed.
+func TestDisguise(t *testing.T) {
+	r := testRandom()
+	d, other := NewDisguise([32]byte{1}), NewDisguise([32]byte{2})
+	sizes := map[int]int{}
+	for i := range 200 {
+		hello := helloOf(t, strings.Repeat("a", 1+i%60)+".example", likeQUICGos(r))
+		shown := d.Put(hello, r)
+		if shown == nil {
+			t.Fatalf("a ClientHello of %d bytes does not fit", len(hello))
+		}
+		f, ok := parse(shown)
+		if !ok {
+			t.Fatal("what is shown is no ClientHello")
+		}
+		sizes[f.payload.len()]++
+		if got, ok := d.Take(shown); !ok || !bytes.Equal(got, hello) {
+			t.Fatalf("out comes %x, %v", got, ok)
+		}
+		if _, ok := other.Take(shown); ok {
+			t.Fatal("another relay takes it")
+		}
+		if _, ok := d.Take(hello); ok {
+			t.Fatal("a plain ClientHello has another one in it")
+		}
+		at := r.IntN(len(shown))
+		shown[at] ^= 1 << r.IntN(8)
+		if _, ok := d.Take(shown); ok {
+			t.Fatalf("it is taken with byte %d changed", at)
+		}
+	}
+	for _, n := range payloads { // as Chromium draws them
+		if sizes[n] < 25 {
+			t.Errorf("payloads are %v", sizes)
+		}
+	}
+}
+
+// TestNoDisguise: what cannot be hidden is not.
+func TestNoDisguise(t *testing.T) {
+	r := testRandom()
+	d := NewDisguise([32]byte{1})
+	for name, hello := range map[string][]byte{
+		"nothing":            nil,
+		"short":              {1, 0, 0, 0},
+		"without the share":  helloOf(t, "a.example", nil, tls.X25519),
+		"without a name":     helloOf(t, "192.0.2.1", nil),
+		"with what is large": helloOf(t, "a.example", randomBytes(r, 300)),
+	} {
+		if shown := d.Put(hello, r); shown != nil {
+			t.Errorf("%s: it becomes %x", name, shown)
+		}
+	}
+	// Only the hybrid share: nothing else is missed.
+	hello := helloOf(t, "a.example", nil, tls.X25519MLKEM768)
+	if got, ok := d.Take(d.Put(hello, r)); !ok || !bytes.Equal(got, hello) {
+		t.Error("without a share of x25519 another one comes out")
+	}
+}
+
+// dressed are a client's first two datagrams for a relay, and the ClientHello in them.
+func dressed(t testing.TB, d *Disguise, seed byte) (c *Client, flight, plain [][]byte, hello []byte) {
+	t.Helper()
+	r := testRandom()
+	hello = helloOf(t, "a.example", likeQUICGos(r))
+	c = NewClient([32]byte{seed}, d)
+	plain = flightOf(Packet{To: testID, NumberLen: 2}, hello)
+	flight = append(c.Out(plain[0]), c.Out(plain[1])...)
+	if len(flight) != 2 {
+		t.Fatalf("%d datagrams", len(flight))
+	}
+	return c, flight, plain, hello
+}
+
+// said puts the CRYPTO frames of datagrams together.
+func said(t testing.TB, id []byte, datagrams [][]byte) []byte {
+	t.Helper()
+	k, _ := KeysOf(id)
+	have := map[int]byte{}
+	for _, d := range datagrams {
+		p, _, err := k.Open(d, 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		frames, err := Frames(p.Frames)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range frames {
+			for i, b := range f.Data {
+				have[int(f.Offset)+i] = b
+			}
+		}
+	}
+	b := make([]byte, len(have))
+	for i := range b {
+		b[i] = have[i]
+	}
+	return b
+}
+
+var client = netip.MustParseAddrPort("192.0.2.7:1000")
+
+// TestRelay: a relay sees the ClientHello of the client, whichever of its datagrams comes first, or
+// again; whoever else comes is not touched, nor is what follows.
+func TestRelay(t *testing.T) {
+	d := NewDisguise([32]byte{1})
+	for seed := range byte(20) {
+		c, flight, plain, hello := dressed(t, d, seed)
+		if shape(t, opened(t, flight)); bytes.Equal(said(t, testID, flight), hello) {
+			t.Fatal("the ClientHello is not in disguise")
+		}
+		again := append(c.Out(renumbered(t, plain[0], 3)), c.Out(renumbered(t, plain[1], 4))...)
+		if !bytes.Equal(said(t, testID, again), said(t, testID, flight)) {
+			t.Error("what is sent again is another ClientHello")
+		}
+		for _, order := range [][][]byte{
+			{flight[0], flight[1]},
+			{flight[1], flight[0]},
+			{flight[0], again[0], again[1]},
+			{flight[1], again[0]},
+			{flight[0], again[0], flight[0], flight[1]},
+		} {
+			r := NewRelay(d)
+			var got [][]byte
+			for i, datagram := range order {
+				before := bytes.Clone(datagram)
+				got = r.Take(got, datagram, client)
+				if !bytes.Equal(datagram, before) {
+					t.Error("a datagram was changed")
+				}
+				if i < len(order)-1 && len(got) > 0 {
+					t.Error("a part of the ClientHello was seen")
+				}
+			}
+			if len(got) != len(order) || !bytes.Equal(said(t, testID, got), hello) {
+				t.Errorf("%d datagrams of %d, and the ClientHello is the client's: %v", len(got), len(order), bytes.Equal(said(t, testID, got), hello))
+			}
+			for i := range got {
+				if len(got[i]) != len(order[i]) {
+					t.Errorf("datagram %d has %d bytes, not %d", i, len(got[i]), len(order[i]))
+				}
+			}
+			// What comes again is seen again.
+			if more := append(r.Take(nil, again[0], client), r.Take(nil, again[1], client)...); !bytes.Equal(said(t, testID, more), hello) {
+				t.Error("what was sent again is another ClientHello")
+			}
+			// Other packets of the client pass.
+			k, _ := KeysOf(testID)
+			ack := k.Seal(nil, &Packet{To: []byte{1, 2, 3, 4}, Number: 9, NumberLen: 1, Frames: append(appendAck(nil, &Frame{Type: Ack, Ranges: []Range{{0, 1}}}), make([]byte, 50)...)})
+			for _, other := range [][]byte{ack, {0x40, 1, 2}, nil} {
+				if out := r.Take(nil, other, client); len(out) != 1 || !bytes.Equal(out[0], other) {
+					t.Errorf("%x becomes %x", other, out)
+				}
+			}
+		}
+	}
+}
+
+// renumbered is a packet with another number.
+func renumbered(t testing.TB, datagram []byte, number uint64) []byte {
+	t.Helper()
+	k, _ := KeysOf(testID)
+	p, _, err := k.Open(datagram, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Number = number
+	return k.Seal(nil, &p)
+}
+
+// TestRelayStrangers: nothing of a stranger waits but for one in 256, and that not when
+// the ClientHello is whole; a client of another relay is one.
+func TestRelayStrangers(t *testing.T) {
+	r := NewRelay(NewDisguise([32]byte{1}))
+	waits, datagrams := 0, 0
+	pass := func(from netip.AddrPort, flight [][]byte) {
+		t.Helper()
+		var got [][]byte
+		for _, d := range flight {
+			before := len(got)
+			if got = r.Take(got, d, from); len(got) == before {
+				waits++
+			}
+			datagrams++
+		}
+		if len(got) != len(flight) {
+			t.Fatalf("%d datagrams of %d", len(got), len(flight))
+		}
+		for i := range got {
+			if !bytes.Equal(got[i], flight[i]) {
+				t.Fatal("a stranger's datagram is another")
+			}
+		}
+	}
+	from := func(i int) netip.AddrPort { return netip.AddrPortFrom(client.Addr(), uint16(i)) }
+	for i, c := range captured(t) {
+		pass(from(i), c)
+	}
+	_, flight, _, _ := dressed(t, NewDisguise([32]byte{2}), 1)
+	pass(from(99), flight)
+	for i := range 3000 {
+		c := NewClient([32]byte{byte(i), byte(i >> 8)}, nil)
+		plain, _ := plainFlight([]byte{byte(i), byte(i >> 8), 3, 4, 5, 6, 7, 8}, 1800)
+		c.Out(plain[0])
+		pass(from(100+i), c.Out(plain[1]))
+	}
+	if waits > 40 || waits == 0 { // 12 are to be expected of 3000 connections
+		t.Errorf("%d of %d datagrams wait", waits, datagrams)
+	}
+}
+
+// TestRelayBounds: who knows S and never says a whole ClientHello has no more than a few of
+// its datagrams kept, is forgotten for others, and keeps nobody out.
+func TestRelayBounds(t *testing.T) {
+	d := NewDisguise([32]byte{1})
+	r := NewRelay(d)
+	_, flight, _, hello := dressed(t, d, 1)
+	from := func(i int) netip.AddrPort { return netip.AddrPortFrom(client.Addr(), uint16(i)) }
+	for i := range maxFlows + 10 {
+		if got := r.Take(nil, flight[0], from(i)); got != nil {
+			t.Fatalf("%d: a half is seen", i)
+		}
+	}
+	if len(r.flows) != maxFlows || r.flows[from(9)] != nil || r.flows[from(10)] == nil {
+		t.Errorf("%d are known", len(r.flows))
+	}
+	for i := range maxWaiting - 1 {
+		got := r.Take(nil, flight[0], from(10))
+		if want := []int{0, 0, maxWaiting}[i]; len(got) != want {
+			t.Errorf("the same %d times is seen as %d datagrams, want %d", i+2, len(got), want)
+		}
+	}
+	got := append(r.Take(nil, flight[0], from(9)), r.Take(nil, flight[1], from(9))...)
+	if !bytes.Equal(said(t, testID, got), hello) {
+		t.Error("then a client's ClientHello is another")
+	}
+	if a := r.flows[from(9)]; a.shown != nil || a.have != nil || a.waiting != nil {
+		t.Error("more is kept than the halves")
+	}
+}
+
+// TestAcknowledgedInDisguise: as long as only one half has arrived, however often, nothing is taken for
+// acknowledged; then everything.
+func TestAcknowledgedInDisguise(t *testing.T) {
+	c, _, plain, _ := dressed(t, NewDisguise([32]byte{1}), 1)
+	for i := range 3 { // packets 2 to 7 in the client's count: halves by turns
+		c.Out(renumbered(t, plain[0], uint64(2+2*i)))
+		c.Out(renumbered(t, plain[1], uint64(3+2*i)))
+	}
+	_, server := KeysOf(testID)
+	number := uint64(0)
+	acknowledged := func(ranges ...Range) string {
+		p := Packet{From: []byte{1}, Number: number, NumberLen: 1, Frames: append(appendAck(nil, &Frame{Type: Ack, Ranges: ranges}), make([]byte, 20)...)}
+		number++
+		d := server.Seal(nil, &p)
+		c.In(d)
+		got, _, err := server.Open(d, int64(number)-2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		frames, err := Frames(got.Frames)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(frames[0].Ranges)
+	}
+	for _, tt := range []struct {
+		ranges []Range
+		want   string
+	}{
+		{[]Range{{1, 1}}, "[]"},
+		{[]Range{{5, 5}, {3, 3}, {1, 1}}, "[]"}, // the same half three times
+		{[]Range{{9, 9}, {5, 5}}, "[{8 8}]"},    // none of the ClientHello
+		{[]Range{{5, 6}}, "[{4 5}]"},
+		{[]Range{{1, 8}}, "[{0 7}]"},
+	} {
+		if got := acknowledged(tt.ranges...); got != tt.want {
+			t.Errorf("%v becomes %s, want %s", tt.ranges, got, tt.want)
+		}
+	}
+}
+
+// FuzzRelay: whatever comes, a datagram that is no client's passes as it is, or waits, and memory
+// is bounded.
+func FuzzRelay(f *testing.F) {
+	d := NewDisguise([32]byte{1})
+	_, flight, _, _ := dressed(f, d, 1)
+	f.Add(flight[0], flight[1], false)
+	f.Add(flight[1], flight[0], true)
+	f.Add([]byte{0xc0, 0, 0, 0, 1}, []byte{}, true)
+	f.Fuzz(func(t *testing.T, a, b []byte, mark bool) {
+		r := NewRelay(d)
+		if mark && len(a) > 0 { // an Initial packet of those bytes that has the mark
+			k, _ := KeysOf(testID)
+			p := Packet{To: testID, Number: 1, NumberLen: 1, Frames: append(bytes.Clone(a), make([]byte, 30)...)}
+			for i := range 1 << 12 {
+				binaryTail(p.Frames, i)
+				if d.Marks(testID, 1, p.Frames) {
+					break
+				}
+			}
+			a = k.Seal(nil, &p)
+		}
+		for _, datagram := range [][]byte{a, b, a, b} {
+			for _, out := range r.Take(nil, datagram, client) {
+				if len(out) != len(a) && len(out) != len(b) {
+					t.Errorf("%x became %x", datagram, out)
+				}
+			}
+		}
+	})
+}
+
+// binaryTail writes a number in PADDING, PING and PADDING, as bits.
+func binaryTail(frames []byte, n int) {
+	for i := range 12 {
+		frames[len(frames)-1-i] = byte(n >> i & 1)
+	}
+}
+
+// FuzzTake: no ClientHello is too odd.
+func FuzzTake(f *testing.F) {
+	d := NewDisguise([32]byte{1})
+	r := testRandom()
+	hello := helloOf(f, "a.example", likeQUICGos(r))
+	f.Add(hello, false)
+	f.Add(d.Put(hello, r), false)
+	f.Add([]byte("\x00\x06\x00\x50\x00\x60"), true)
+	f.Fuzz(func(t *testing.T, b []byte, sealed bool) {
+		if sealed && len(b) <= payloads[3]-tagLen { // of somebody who knows S
+			shown, at := chromium(make([]byte, 32), []byte("a.example"), make([]byte, hybridLen), payloads[3], testRandom())
+			plain := append(bytes.Clone(b), make([]byte, at.len()-tagLen-len(b))...)
+			d.seal.Seal(at.of(shown)[:0], shown[randomAt:randomAt+sealedNonce], plain, around(shown, at))
+			b = shown
+		}
+		if got, ok := d.Take(b); ok && len(got) > maxRest+randomLen+hybridLen+keyLen+len(b) {
+			t.Errorf("%d bytes become %d", len(b), len(got))
+		}
+		d.Put(b, testRandom())
+	})
+}
