@@ -66,7 +66,8 @@ func chromiumParameters() []entry {
 // payloads are how long the payload of ECH in jest is, in bytes.
 var payloads = [...]int{144, 176, 208, 240}
 
-// chromium writes a ClientHello with what it has in common with another one. The payload of
+// chromium writes a ClientHello with what it has in common with another one; without a name the
+// site is an address. The payload of
 // ECH has at least least bytes, and is random; an empty part means that it is never so long.
 func chromium(random, name, hybrid []byte, least int, r *rand.Rand) (hello []byte, payload part) {
 	size := payloads[r.IntN(len(payloads))]
@@ -89,10 +90,12 @@ func chromium(random, name, hybrid []byte, least int, r *rand.Rand) (hello []byt
 	ech := append([]byte{0, 0, 1, 0, 1, byte(r.Uint32())}, vector(2, publicKey(r))...) // HKDF-SHA256, AES-128-GCM, an id
 	ech = append(ech, vector(2, randomBytes(r, size))...)
 	entries := append(chromiumExtensions(),
-		entry{extName, vector(2, []byte{0}, vector(2, name))},
 		entry{extShares, vector(2, u16(groupHybrid), vector(2, hybrid), u16(groupX25519), vector(2, publicKey(r)))},
 		entry{extECH, ech},
 		entry{0x0039, parameters(r)})
+	if len(name) > 0 {
+		entries = append(entries, entry{extName, vector(2, []byte{0}, vector(2, name))})
+	}
 	r.Shuffle(len(entries), func(i, j int) { entries[i], entries[j] = entries[j], entries[i] })
 	var exts []byte
 	for _, e := range entries {

@@ -173,8 +173,12 @@ func (w *walk) vector(n int) part {
 // fit: without a share of X25519MLKEM768, or with much that is not known.
 func (d *Disguise) Put(hello []byte, r *rand.Rand) []byte {
 	f, ok := parse(hello)
-	if !ok || f.name.len() == 0 || f.hybrid.len() == 0 {
+	if !ok || f.hybrid.len() == 0 {
 		return nil
+	}
+	name := f.name.of(hello)
+	if len(name) == 0 { // the site is an address
+		f.name = part{none, none}
 	}
 	if hybrid := f.hybrid.of(hello); !bytes.Equal(f.x25519.of(hello), hybrid[hybridLen-keyLen:]) {
 		f.x25519 = part{none, none}
@@ -184,7 +188,7 @@ func (d *Disguise) Put(hello []byte, r *rand.Rand) []byte {
 		plain = binary.BigEndian.AppendUint16(plain, uint16(p.start))
 	}
 	plain = pack(plain, without(hello, f))
-	shown, at := chromium(hello[randomAt:randomAt+randomLen], f.name.of(hello), f.hybrid.of(hello), len(plain)+tagLen, r)
+	shown, at := chromium(hello[randomAt:randomAt+randomLen], name, f.hybrid.of(hello), len(plain)+tagLen, r)
 	if at.len() == 0 {
 		return nil
 	}
@@ -213,10 +217,8 @@ func (d *Disguise) Take(shown []byte) (hello []byte, ok bool) {
 		data []byte
 	}
 	hybrid := f.hybrid.of(shown)
-	holes := []hole{{randomAt, shown[randomAt : randomAt+randomLen]}, {at(0), f.name.of(shown)}, {at(1), hybrid}}
-	if at(2) != none {
-		holes = append(holes, hole{at(2), hybrid[hybridLen-keyLen:]})
-	}
+	holes := []hole{{randomAt, shown[randomAt : randomAt+randomLen]}, {at(0), f.name.of(shown)}, {at(1), hybrid}, {at(2), hybrid[hybridLen-keyLen:]}}
+	holes = slices.DeleteFunc(holes, func(h hole) bool { return h.at == none })
 	slices.SortFunc(holes, func(a, b hole) int { return cmp.Compare(a.at, b.at) })
 	for _, h := range holes {
 		n := h.at - len(hello)

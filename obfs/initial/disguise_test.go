@@ -51,7 +51,11 @@ func TestDisguise(t *testing.T) {
 	d, other := NewDisguise([32]byte{1}), NewDisguise([32]byte{2})
 	sizes := map[int]int{}
 	for i := range 200 {
-		hello := helloOf(t, strings.Repeat("a", 1+i%60)+".example", likeQUICGos(r))
+		name := strings.Repeat("a", 1+i%60) + ".example"
+		if i%10 == 0 {
+			name = "192.0.2.1" // which is not said
+		}
+		hello := helloOf(t, name, likeQUICGos(r))
 		shown := d.Put(hello, r)
 		if shown == nil {
 			t.Fatalf("a ClientHello of %d bytes does not fit", len(hello))
@@ -61,6 +65,9 @@ func TestDisguise(t *testing.T) {
 			t.Fatal("what is shown is no ClientHello")
 		}
 		sizes[f.payload.len()]++
+		if (f.name.len() == 0) != (i%10 == 0) {
+			t.Error("the name is not the client's")
+		}
 		if got, ok := d.Take(shown); !ok || !bytes.Equal(got, hello) {
 			t.Fatalf("out comes %x, %v", got, ok)
 		}
@@ -91,7 +98,6 @@ func TestNoDisguise(t *testing.T) {
 		"nothing":            nil,
 		"short":              {1, 0, 0, 0},
 		"without the share":  helloOf(t, "a.example", nil, tls.X25519),
-		"without a name":     helloOf(t, "192.0.2.1", nil),
 		"with what is large": helloOf(t, "a.example", randomBytes(r, 300)),
 	} {
 		if shown := d.Put(hello, r); shown != nil {

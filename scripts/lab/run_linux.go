@@ -165,7 +165,7 @@ func (o *options) subject(name string, s scenario.Scenario) (scenario.Subject, e
 		if o.socks != "" {
 			return &scenario.Other{Client: o.client, Relay: o.relay, Socks: o.socks}, nil
 		}
-		return &scenario.Busel{Relays: s.Relays}, nil
+		return &scenario.Busel{Relays: s.Relays, Builtin: s.Builtin}, nil
 	case scenario.Direct, scenario.DirectQUIC:
 		return scenario.Bare{}, nil
 	case scenario.TLSTunnel:

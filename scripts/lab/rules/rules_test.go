@@ -240,6 +240,19 @@ func driveJA4(t *testing.T, l *lab) {
 	l.dropped("Go in records and segments", split.halves(records(recorded(t, "testdata/go126-tls.hex", unlisted)[0], 30)))
 	c := l.to(site, 443).open()
 	c.passes("Chromium", c.up(chromium(t, listed)))
+	quic := l.to(site, 443)
+	var got bool
+	for _, d := range recorded(t, "testdata/quicgo065.hex", listed) {
+		got = quic.datagram(rule.Up, d).Drop
+	}
+	if !got {
+		t.Error("quic-go passes")
+	}
+	l.dropped("after it", quic.datagram(rule.Down, []byte("x")))
+	browser := l.to(site, 443)
+	for _, d := range recorded(t, "../censor/packet/testdata/chromium156-quic.hex", listed) {
+		l.passes("Chromium over QUIC", browser.datagram(rule.Up, d))
+	}
 }
 
 func driveDrop(t *testing.T, l *lab) {

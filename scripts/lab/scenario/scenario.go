@@ -144,6 +144,8 @@ type Scenario struct {
 	// Cover is the name of the web site before which relays stand; empty is one
 	// that no rule mentions.
 	Cover string
+	// Builtin: relays have the site that they bring along instead, with HTTP/3.
+	Builtin bool
 	// Path is the path's properties; the zero value is the standard path. After is
 	// what becomes of them when the censor acts, if it is not zero.
 	Path, After Path

@@ -126,13 +126,15 @@ type Busel struct {
 	Policy string // of rotation, for the client's settings; empty: none
 	// Transports of the relays as in their settings: ["mirror"]; empty: all.
 	Transports string
-	programs   // the relays
-	client     programs
-	process    *os.Process // the client's
-	clients    int         // so far
-	clientDir  string
-	bin        string
-	invites    []string
+	// Builtin: relays show the site that they bring along, and their addresses are its name.
+	Builtin   bool
+	programs  // the relays
+	client    programs
+	process   *os.Process // the client's
+	clients   int         // so far
+	clientDir string
+	bin       string
+	invites   []string
 }
 
 // Proxy returns the client's address.
@@ -209,7 +211,11 @@ func (b *Busel) Stop() {
 }
 
 func (b *Busel) startRelay(ctx context.Context, g *Ground, dir string, at netip.AddrPort) (invite string, err error) {
-	invite, err = b.command(ctx, g.World, "", "relayd", "init", "-dir", dir, "-address", at.String(), "-cover", g.Cover, "-cover-name", g.CoverName)
+	cover := []string{"-cover", g.Cover, "-cover-name", g.CoverName}
+	if b.Builtin {
+		cover = []string{"-cover", "builtin"}
+	}
+	invite, err = b.command(ctx, g.World, "", "relayd", append([]string{"init", "-dir", dir, "-address", at.String()}, cover...)...)
 	if err != nil {
 		return "", err
 	}

@@ -293,6 +293,13 @@ func Table() []Scenario {
 			Want:  unharmed,
 			Bites: Bite{TLSTunnel, noPage("")},
 		},
+		{
+			Name: "i8-prints-quic", Rows: []string{"I8", "P1"}, Short: true,
+			What:  "does so, of QUIC's too, where all TCP to relays is blocked",
+			Rules: []string{"s12-no-tcp", "s1-ja4"}, Builtin: true, Cold: true,
+			Want:  Want{Page: coldPage},
+			Bites: Bite{DirectQUIC, noPage("")},
+		},
 
 		// Traffic analysis.
 		{
