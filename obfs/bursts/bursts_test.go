@@ -31,27 +31,57 @@ func (m *model) finds(window [4]int) bool {
 // seen is what the observer counts of a burst in packets of so many bytes.
 func seen(burst, packet int) int { return burst - 24*((burst+packet-1)/packet) }
 
-// TestFill: whatever a burst has, with what is filled in no model takes it for a first one,
-// whatever follows; and nothing is filled in twice.
-func TestFill(t *testing.T) {
-	for burst := range 5000 {
-		for _, draw := range []func(int) int{func(int) int { return 0 }, func(n int) int { return n / 2 }, func(n int) int { return n - 1 }} {
-			more := Fill(burst, draw)
-			if more < 0 || more == 1 || more > 0 && Fill(burst+more, draw) != 0 {
-				t.Fatalf("%d bytes are filled with %d, and then with %d", burst, more, Fill(burst+more, draw))
-			}
-			if burst < leastGET && more > Small {
-				t.Errorf("%d bytes are filled with %d", burst, more)
-			}
-			for _, packet := range []int{700, 1208, 1448} {
-				first := seen(burst+more, packet)
-				for i := range models {
-					m := &models[i]
-					if m.finds([4]int{first, int(m.mean[1]), int(m.mean[2]), int(m.mean[3])}) {
-						t.Fatalf("%d bytes and %d in packets of %d are the first burst of model %d", burst, more, packet, i)
+var draws = []func(int) int{func(int) int { return 0 }, func(n int) int { return n / 2 }, func(n int) int { return n - 1 }}
+
+// TestFirst: whatever a burst has, with what is filled in no model but that of TLS 1.2 takes it for
+// a first one, whatever follows; nothing is filled in twice.
+func TestFirst(t *testing.T) {
+	for _, past := range []Past{{}, {Heard: 4515}, {Said: 100, Heard: 300}, {Said: leastGET, Heard: 4515}} {
+		for burst := range 5000 {
+			for _, draw := range draws {
+				more := past.Fill(burst, draw)
+				if more < 0 || more == 1 || more > 0 && past.Fill(burst+more, draw) != 0 {
+					t.Fatalf("%v: %d bytes are filled with %d, and then with %d", past, burst, more, past.Fill(burst+more, draw))
+				}
+				if burst <= mostFirst && more > Small {
+					t.Errorf("%d bytes are filled with %d", burst, more)
+				}
+				for _, packet := range []int{700, 1208, 1448} {
+					first := seen(burst+more, packet)
+					for i := range models[1:] {
+						m := &models[1+i]
+						if m.finds([4]int{first, int(m.mean[1]), int(m.mean[2]), int(m.mean[3])}) {
+							t.Fatalf("%d bytes and %d in packets of %d are the first burst of model %d", burst, more, packet, 1+i)
+						}
 					}
 				}
 			}
+		}
+	}
+}
+
+// TestThird: after whatever went before it, a burst with what is filled in is not taken for the
+// third one of TLS 1.2, also if the observer saw the relay's end say half as much, or double.
+func TestThird(t *testing.T) {
+	m := &models[0]
+	for said := 0; said < 600; said += 10 {
+		for heard := 10; heard < 20000; heard += 10 + heard/20 {
+			p := Past{said, heard}
+			for burst := 20; burst < 600; burst += 7 {
+				for _, draw := range draws {
+					third := seen(burst+p.Fill(burst, draw), 1448)
+					for _, flight := range []int{heard / 2, heard, 2 * heard} {
+						if m.finds([4]int{seen(said, 1448), seen(flight, 1448), third, int(m.mean[3])}) {
+							t.Fatalf("after %+v, seen as %d, %d bytes are filled to %d", p, flight, burst, third)
+						}
+					}
+				}
+			}
+		}
+	}
+	for _, p := range []Past{{Said: leastGET, Heard: 4515}, {Said: 100, Heard: 30000}} {
+		if more := p.Fill(170, draws[2]); more != 0 {
+			t.Errorf("after %+v %d bytes are filled in for nothing", p, more)
 		}
 	}
 }
@@ -95,8 +125,8 @@ func TestHandshakes(t *testing.T) {
 			plain = append(plain, exchange(r)...)
 		}
 		filled := append([]int(nil), plain...)
-		for i := 6; i < len(filled); i += 2 {
-			filled[i] += Fill(filled[i], r.IntN)
+		for i := 2; i < len(filled); i += 2 {
+			filled[i] += Past{filled[i-2], filled[i-1]}.Fill(filled[i], r.IntN)
 		}
 		for k, sizes := range [][]int{plain, filled} {
 			hit := false

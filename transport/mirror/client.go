@@ -536,7 +536,7 @@ func (c *client) confirm() error {
 	if sent {
 		return nil
 	}
-	return c.out.insert(&wire.Frame{Type: wire.Padding, Data: make([]byte, mrand.IntN(40))})
+	return c.out.confirm()
 }
 
 // clientCarrier implements [transport.Carrier] at the client.
