@@ -38,7 +38,6 @@ import "math"
 // packet; a burst of 3009 has at most 5 of them where a packet carries 700 bytes.
 const (
 	mostFirst = 516 + 24 // of a burst that begins no handshake of TLS 1.3
-	leastGET  = 417 + 24 // of one that begins none at all, up to mostFirst
 	leastPOST = 3009 + 5*24
 	// What is drawn: by how much a burst is longer than the least, at most.
 	spreadGET, spreadPOST = 120, 900
@@ -52,14 +51,11 @@ const (
 	bound                       = 4
 )
 
-// Past is what went before a client's burst, in bytes: its burst before that, and what
-// the relay's end said since.
-type Past struct{ Said, Heard int }
-
-// Fill says how much longer a burst is to be that has so many bytes: 0 if it is good as it
-// is, otherwise 2 or more. draw returns a random number of 0..n-1.
-func (p Past) Fill(burst int, draw func(n int) int) int {
-	least, spread := p.third(), spreadGET
+// Fill says how much longer a burst is to be that has so many bytes, if since the one before it
+// the relay's end said heard: 0 if it is good as it is, otherwise 2 or more. draw returns a random
+// number of 0..n-1.
+func Fill(heard, burst int, draw func(n int) int) int {
+	least, spread := third(heard), spreadGET
 	if burst > mostFirst {
 		least, spread = leastPOST, spreadPOST
 	}
@@ -69,16 +65,14 @@ func (p Past) Fill(burst int, draw func(n int) int) int {
 	return max(least+draw(spread)-burst, 2)
 }
 
-// Small is the most that [Past.Fill] returns for a burst that may be a third one.
+// Small is the most that [Fill] returns for a burst that may be a third one.
 const Small = thirdMean + bound*thirdDeviation + 24 + spreadGET
 
-// third is how long a burst must be in order not to be the third one of TLS 1.2.
-func (p Past) third() int {
-	if p.Said >= leastGET {
-		return 0
-	}
-	// Some of what we heard the observer may have seen before or after: half or double.
-	flight := min(max(flightMean, p.Heard/2), 2*p.Heard)
+// third is how long a burst must be in order not to be the third one of TLS 1.2. How long the
+// client's burst before it was does not count: where the observer is, two may be one, or one two.
+func third(heard int) int {
+	// Some of what we heard he may have seen before or after: half or double.
+	flight := min(max(flightMean, heard/2), 2*heard)
 	far := float64(flight-flightMean) / flightDeviation
 	left := bound*bound - far*far
 	if left <= 0 {

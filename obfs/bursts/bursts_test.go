@@ -36,12 +36,12 @@ var draws = []func(int) int{func(int) int { return 0 }, func(n int) int { return
 // TestFirst: whatever a burst has, with what is filled in no model but that of TLS 1.2 takes it for
 // a first one, whatever follows; nothing is filled in twice.
 func TestFirst(t *testing.T) {
-	for _, past := range []Past{{}, {Heard: 4515}, {Said: 100, Heard: 300}, {Said: leastGET, Heard: 4515}} {
+	for _, heard := range []int{0, 300, 4515, 30000} {
 		for burst := range 5000 {
 			for _, draw := range draws {
-				more := past.Fill(burst, draw)
-				if more < 0 || more == 1 || more > 0 && past.Fill(burst+more, draw) != 0 {
-					t.Fatalf("%v: %d bytes are filled with %d, and then with %d", past, burst, more, past.Fill(burst+more, draw))
+				more := Fill(heard, burst, draw)
+				if more < 0 || more == 1 || more > 0 && Fill(heard, burst+more, draw) != 0 {
+					t.Fatalf("after %d: %d bytes are filled with %d, and then with %d", heard, burst, more, Fill(heard, burst+more, draw))
 				}
 				if burst <= mostFirst && more > Small {
 					t.Errorf("%d bytes are filled with %d", burst, more)
@@ -66,23 +66,20 @@ func TestThird(t *testing.T) {
 	m := &models[0]
 	for said := 0; said < 600; said += 10 {
 		for heard := 10; heard < 20000; heard += 10 + heard/20 {
-			p := Past{said, heard}
 			for burst := 20; burst < 600; burst += 7 {
 				for _, draw := range draws {
-					third := seen(burst+p.Fill(burst, draw), 1448)
+					third := seen(burst+Fill(heard, burst, draw), 1448)
 					for _, flight := range []int{heard / 2, heard, 2 * heard} {
 						if m.finds([4]int{seen(said, 1448), seen(flight, 1448), third, int(m.mean[3])}) {
-							t.Fatalf("after %+v, seen as %d, %d bytes are filled to %d", p, flight, burst, third)
+							t.Fatalf("after %d and %d, seen as %d, %d bytes are filled to %d", said, heard, flight, burst, third)
 						}
 					}
 				}
 			}
 		}
 	}
-	for _, p := range []Past{{Said: leastGET, Heard: 4515}, {Said: 100, Heard: 30000}} {
-		if more := p.Fill(170, draws[2]); more != 0 {
-			t.Errorf("after %+v %d bytes are filled in for nothing", p, more)
-		}
+	if more := Fill(30000, 170, draws[2]); more != 0 {
+		t.Errorf("after 30,000 bytes %d are filled in for nothing", more)
 	}
 }
 
@@ -126,7 +123,7 @@ func TestHandshakes(t *testing.T) {
 		}
 		filled := append([]int(nil), plain...)
 		for i := 2; i < len(filled); i += 2 {
-			filled[i] += Past{filled[i-2], filled[i-1]}.Fill(filled[i], r.IntN)
+			filled[i] += Fill(filled[i-1], filled[i], r.IntN)
 		}
 		for k, sizes := range [][]int{plain, filled} {
 			hit := false

@@ -21,8 +21,8 @@ const (
 // guise lengthens the client's bursts that may be those of a TLS handshake (rule 12).
 type guise struct {
 	mu    sync.Mutex
-	past  bursts.Past
 	burst int   // bytes since the relay's end was heard
+	heard int   // bytes that it said since the burst before
 	spare int64 // what may be spent, in bytes times guiseShare
 }
 
@@ -36,9 +36,9 @@ func (g *guise) hears(n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.burst > 0 {
-		g.past, g.burst = bursts.Past{Said: g.burst}, 0
+		g.burst, g.heard = 0, 0
 	}
-	g.past.Heard += n
+	g.heard += n
 	g.spare += int64(n)
 }
 
@@ -51,19 +51,16 @@ func (g *guise) says(n int) {
 }
 
 // fill says how much longer the last record of a write is to be, or how long one behind
-// it, if with it the write has n bytes. Control frames alone begin no handshake, and are not
-// filled as if they did.
-func (g *guise) fill(n int, control bool) (inside, after int) {
+// it, if with it the write has n bytes.
+func (g *guise) fill(n int) (inside, after int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	more := g.past.Fill(g.burst+n, rand.IntN)
+	more := bursts.Fill(g.heard, g.burst+n, rand.IntN)
 	switch {
 	case more == 0 || g.spare < int64(more)*guiseShare:
 		return 0, 0
 	case more <= bursts.Small:
 		inside = more
-	case control:
-		return 0, 0
 	default: // the first one is not as long as what is in it either
 		inside = 2 + rand.IntN(guiseInside)
 		after = more - inside

@@ -258,7 +258,9 @@ func (o *outbox) write(q *queue) (err error) {
 	}
 	o.unsent.Adapt()
 	b := o.buf[:0]
-	control := q.control()
+	// Control frames alone are no part of a handshake, and where the observer is they may be in one
+	// burst with what is.
+	talk := o.guise != nil && !q.control()
 	for {
 		size, body := o.next(q)
 		last := size == q.size+overhead // nothing is left behind it
@@ -269,9 +271,9 @@ func (o *outbox) write(q *queue) (err error) {
 			return o.flush(b)
 		}
 		start, after := len(b), 0
-		if last && o.guise != nil {
+		if last && talk {
 			inside := 0
-			inside, after = o.guise.fill(start+headerLen+size, control)
+			inside, after = o.guise.fill(start + headerLen + size)
 			size += inside
 		}
 		plain := q.whole(size - overhead)
