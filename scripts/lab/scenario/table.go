@@ -298,7 +298,7 @@ func Table() []Scenario {
 		},
 
 		// Traffic analysis.
-		{
+		{ // the connection that is open is judged by nobody: its beginning was not seen
 			Name: "t1-tls-in-tls", Rows: []string{"T1"}, Short: true,
 			What:  "drops connections in which the bursts of a TLS handshake show",
 			Rules: []string{"s9-tls-in-tls"}, Pages: 3,
