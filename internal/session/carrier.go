@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -63,6 +64,7 @@ type attachment struct {
 	rtt                 time.Duration
 	best                time.Duration // the shortest
 	probe               bool          // data came since the last PING
+	late                time.Duration // how much longer than probeAfter the next silence may be
 	asks                int           // PINGs since data moved or the carrier took over
 	inflight            int           // chunks that it carried and that are not acknowledged
 	carrying            int           // their bytes
@@ -644,6 +646,7 @@ func (a *attachment) fill() bool {
 
 func (a *attachment) ping(now time.Time) {
 	a.pingDue, a.probe = false, false
+	a.late = rand.N(probeJitter)
 	a.asks++
 	if !a.pingOut {
 		if a.inflight == 0 {
@@ -1022,11 +1025,11 @@ func (a *attachment) probeAt() time.Time {
 	case a.inflight > 0:
 		return a.owedSince().Add(a.quiet())
 	case a.probe || c.gaps > 0:
-		return a.lastRecv.Add(probeAfter)
+		return a.lastRecv.Add(probeAfter + a.late)
 	case a.asks < maxAsks && a.budget == 0 && (len(c.all) > 1 || len(c.flows) > 0):
 		// The answer to what was sent may be lost on a carrier that froze after it took
 		// the question, and nothing shows that something should have come.
-		return a.lastRecv.Add(probeAfter << a.asks)
+		return a.lastRecv.Add(probeAfter<<a.asks + a.late)
 	}
 	return time.Time{}
 }

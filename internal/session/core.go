@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -99,6 +100,11 @@ const (
 	// ackDelay is how long an ACK waits for something to travel with: frequent
 	// small records during a download would be a tell (DESIGN "Fairness").
 	ackDelay = 200 * time.Millisecond
+	// ackJitter and probeJitter keep what comes so long after the last data from coming to the
+	// millisecond, which no visitor does: an ACK may be that much sooner, a PING into silence
+	// that much later.
+	ackJitter   = 60 * time.Millisecond
+	probeJitter = 300 * time.Millisecond
 	// pingEvery is how often the round trip is measured while data moves.
 	pingEvery = 5 * time.Second
 	// probeAfter is how long an end takes silence after data for a pause, and
@@ -234,10 +240,11 @@ type core struct {
 	windowDue    bool
 	ackFlush     bool
 	ackAt        time.Time
-	dataAt       time.Time // when STREAM frames came last
-	queryDue     bool      // ask for the ACKs of all streams
-	movedAt      time.Time // when bytes of streams or datagrams moved last
-	moving       bool      // lately
+	ackWait      time.Duration // how long that one waits
+	dataAt       time.Time     // when STREAM frames came last
+	queryDue     bool          // ask for the ACKs of all streams
+	movedAt      time.Time     // when bytes of streams or datagrams moved last
+	moving       bool          // lately
 	nextTick     time.Time
 	asleep       bool // Run sleeps without a timer
 
@@ -415,10 +422,11 @@ func (c *core) wake() {
 	}
 }
 
-// schedule makes Run flush the ACKs within d.
-func (c *core) schedule(d time.Duration) {
+// schedule makes Run flush the ACKs within ackDelay.
+func (c *core) schedule() {
 	if c.ackAt.IsZero() {
-		c.ackAt = time.Now().Add(d)
+		c.ackWait = ackDelay - rand.N(ackJitter)
+		c.ackAt = time.Now().Add(c.ackWait)
 		c.tickBy(c.ackAt)
 	}
 }
@@ -513,7 +521,7 @@ func (c *core) consume(n uint64) {
 		c.wake()
 	case c.scarce:
 		c.windowDue = true
-		c.schedule(ackDelay)
+		c.schedule()
 	}
 }
 
@@ -1038,7 +1046,7 @@ func (c *core) tick(now time.Time) (next time.Time) {
 			// While a download runs its ACKs wait for half a window. A relay's do not:
 			// the client takes silence after data for a frozen carrier. Nor do those of
 			// a client with several carriers, whose flight is bounded by them.
-			at = later(at, c.dataAt.Add(ackDelay))
+			at = later(at, c.dataAt.Add(c.ackWait))
 		}
 		if now.Before(at) {
 			next = at

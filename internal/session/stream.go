@@ -1272,7 +1272,7 @@ func (s *Stream) ackLater() {
 	if !s.lazy {
 		s.lazy = true
 		s.c.lazy = append(s.c.lazy, s)
-		s.c.schedule(ackDelay)
+		s.c.schedule()
 	}
 }
 

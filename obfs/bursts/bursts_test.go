@@ -31,28 +31,55 @@ func (m *model) finds(window [4]int) bool {
 // seen is what the observer counts of a burst in packets of so many bytes.
 func seen(burst, packet int) int { return burst - 24*((burst+packet-1)/packet) }
 
-// TestFill: whatever a burst has, with what is filled in no model takes it for a first one,
-// whatever follows; and nothing is filled in twice.
-func TestFill(t *testing.T) {
-	for burst := range 5000 {
-		for _, draw := range []func(int) int{func(int) int { return 0 }, func(n int) int { return n / 2 }, func(n int) int { return n - 1 }} {
-			more := Fill(burst, draw)
-			if more < 0 || more == 1 || more > 0 && Fill(burst+more, draw) != 0 {
-				t.Fatalf("%d bytes are filled with %d, and then with %d", burst, more, Fill(burst+more, draw))
-			}
-			if burst < leastGET && more > Small {
-				t.Errorf("%d bytes are filled with %d", burst, more)
-			}
-			for _, packet := range []int{700, 1208, 1448} {
-				first := seen(burst+more, packet)
-				for i := range models {
-					m := &models[i]
-					if m.finds([4]int{first, int(m.mean[1]), int(m.mean[2]), int(m.mean[3])}) {
-						t.Fatalf("%d bytes and %d in packets of %d are the first burst of model %d", burst, more, packet, i)
+var draws = []func(int) int{func(int) int { return 0 }, func(n int) int { return n / 2 }, func(n int) int { return n - 1 }}
+
+// TestFirst: whatever a burst has, with what is filled in no model but that of TLS 1.2 takes it for
+// a first one, whatever follows; nothing is filled in twice.
+func TestFirst(t *testing.T) {
+	for _, heard := range []int{0, 300, 4515, 30000} {
+		for burst := range 5000 {
+			for _, draw := range draws {
+				more := Fill(heard, burst, draw)
+				if more < 0 || more == 1 || more > 0 && Fill(heard, burst+more, draw) != 0 {
+					t.Fatalf("after %d: %d bytes are filled with %d, and then with %d", heard, burst, more, Fill(heard, burst+more, draw))
+				}
+				if burst <= mostFirst && more > Small {
+					t.Errorf("%d bytes are filled with %d", burst, more)
+				}
+				for _, packet := range []int{700, 1208, 1448} {
+					first := seen(burst+more, packet)
+					for i := range models[1:] {
+						m := &models[1+i]
+						if m.finds([4]int{first, int(m.mean[1]), int(m.mean[2]), int(m.mean[3])}) {
+							t.Fatalf("%d bytes and %d in packets of %d are the first burst of model %d", burst, more, packet, 1+i)
+						}
 					}
 				}
 			}
 		}
+	}
+}
+
+// TestThird: after whatever went before it, a burst with what is filled in is not taken for the
+// third one of TLS 1.2, also if the observer saw the relay's end say half as much, or double.
+func TestThird(t *testing.T) {
+	m := &models[0]
+	for said := 0; said < 600; said += 10 {
+		for heard := 10; heard < 20000; heard += 10 + heard/20 {
+			for burst := 20; burst < 600; burst += 7 {
+				for _, draw := range draws {
+					third := seen(burst+Fill(heard, burst, draw), 1448)
+					for _, flight := range []int{heard / 2, heard, 2 * heard} {
+						if m.finds([4]int{seen(said, 1448), seen(flight, 1448), third, int(m.mean[3])}) {
+							t.Fatalf("after %d and %d, seen as %d, %d bytes are filled to %d", said, heard, flight, burst, third)
+						}
+					}
+				}
+			}
+		}
+	}
+	if more := Fill(30000, 170, draws[2]); more != 0 {
+		t.Errorf("after 30,000 bytes %d are filled in for nothing", more)
 	}
 }
 
@@ -95,8 +122,8 @@ func TestHandshakes(t *testing.T) {
 			plain = append(plain, exchange(r)...)
 		}
 		filled := append([]int(nil), plain...)
-		for i := 6; i < len(filled); i += 2 {
-			filled[i] += Fill(filled[i], r.IntN)
+		for i := 2; i < len(filled); i += 2 {
+			filled[i] += Fill(filled[i-1], filled[i], r.IntN)
 		}
 		for k, sizes := range [][]int{plain, filled} {
 			hit := false

@@ -190,6 +190,26 @@ func (f *flow) after() sample.Row {
 	return nil
 }
 
+// leastMessage is a bit less than the shortest record with a request, or with nginx's
+// SETTINGS, in bytes.
+const leastMessage = 56
+
+// odd names the ends, for each record, that said something shorter than anything with HTTP/2 is, but
+// for SETTINGS ACK (26 bytes), WINDOW_UPDATE and RST_STREAM (30), PRIORITY (31) and PING (34).
+func (f *flow) odd() (ends []string) {
+	finished := false
+	for i, n := range f.records {
+		if f.types[i] != 23 {
+			continue
+		}
+		if finished && max(n, -n) < leastMessage && !slices.Contains([]int{26, 30, 31, 34}, max(n, -n)) {
+			ends = append(ends, map[bool]string{true: "client", false: "server"}[n > 0])
+		}
+		finished = finished || n > 0
+	}
+	return ends
+}
+
 // ja4 of the ClientHello.
 func (f *flow) ja4() string {
 	msg, err := packet.Handshake(f.up.Bytes(), true)
@@ -333,6 +353,9 @@ func (s *seen) ask(ctx context.Context, relay netip.AddrPort) error {
 	for _, f := range s.flows {
 		s.said["JA4 "+f.ja4()] = true
 		s.said[fmt.Sprintf("hello in %d segments, the first of %d bytes", len(f.hello), f.hello[0])] = true
+		for _, end := range f.odd() {
+			s.said["a record of the "+end+"'s that is shorter than with HTTP/2"] = true
+		}
 		for i, most := range []string{"25", strconv.Itoa(manyPackets)} {
 			if f.bursts[i].Found() {
 				s.said["a TLS handshake inside, by "+most+" packets"] = true

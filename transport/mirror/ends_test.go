@@ -353,6 +353,50 @@ func TestVisitSizes(t *testing.T) {
 	}
 }
 
+// timed is a network whose connections note when they are written to.
+type timed struct {
+	transport.System
+	mu     sync.Mutex
+	writes []time.Time
+	first  []byte // what each write begins with
+}
+
+type timedConn struct {
+	*net.TCPConn
+	n *timed
+}
+
+func (n *timed) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := n.System.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &timedConn{c.(*net.TCPConn), n}, nil
+}
+
+func (c *timedConn) Write(b []byte) (int, error) {
+	c.n.mu.Lock()
+	c.n.writes, c.n.first = append(c.n.writes, time.Now()), append(c.n.first, b[0])
+	c.n.mu.Unlock()
+	return c.TCPConn.Write(b)
+}
+
+// TestPause: between a client's Finished and its HTTP there is the time that a browser
+// takes, so that a cover answers the one before it hears the other.
+func TestPause(t *testing.T) {
+	r := startRelay(t, goSite(t, nil), nil)
+	n := new(timed)
+	r.pair(t, r.dialer(t, func(c *DialerConfig) { c.Network = n }))
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.first) < 3 || string(n.first[:3]) != "\x16\x14\x17" { // hello, ChangeCipherSpec and Finished, preface
+		t.Fatalf("writes begin with % x", n.first)
+	}
+	if pause := n.writes[2].Sub(n.writes[1]); pause < leastPause {
+		t.Errorf("HTTP begins %v after the Finished", pause)
+	}
+}
+
 // crowded is a relay with room for n connections before a site that says what it
 // hears, and ends a visit when its visitor has left.
 func crowded(t *testing.T, n int) (r *relay, visits <-chan struct{}) {

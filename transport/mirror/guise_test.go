@@ -50,12 +50,13 @@ func streamOf(n int) transport.Frame {
 	return transport.Frame{Lane: 2, Data: f.Append(nil)}
 }
 
-// good reports whether a burst may stay as it is.
-func good(burst int) bool { return bursts.Fill(burst, func(int) int { return 0 }) == 0 }
+// good reports whether a burst may stay as it is, whatever went before it.
+func good(burst int) bool {
+	return bursts.Fill(4515, burst, func(int) int { return 0 }) == 0
+}
 
 // TestGuise: a client's burst with data, however many writes it takes, has a length that is no
-// handshake's, and a small one stays one record, as a request is. Control frames alone, a
-// relay's records, and what is beyond the budget are as long as they are.
+// handshake's, and a small one stays one record, as a request is. Control frames alone, a relay's records, and what is beyond the budget are as long as they are.
 func TestGuise(t *testing.T) {
 	o, s := speaker(t, newGuise())
 	write := func(n int) {
@@ -64,8 +65,13 @@ func TestGuise(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	hears := func(n int) {
+		o.guise.hears(n)
+		o.guise.spare = guiseBudget * guiseShare
+		o.guise.heard = n
+	}
 	for n := range 600 {
-		o.guise.hears(100 << 10)
+		hears(4515)
 		write(1 + 7*n)
 		if n := len(s.records); s.records[0] < bursts.Small && n != 1 {
 			t.Errorf("a request in %d records", n)
@@ -74,32 +80,39 @@ func TestGuise(t *testing.T) {
 			t.Fatalf("a burst of %d bytes with %d of data", got, 1+7*n)
 		}
 	}
-	o.guise.hears(1 << 20)
+	hears(4515)
 	for _, n := range []int{100, 20, 500, 1} {
 		write(n)
-		if got := s.length(); !good(int(o.guise.burst.Load())) {
-			t.Errorf("the burst has %d bytes after another %d", o.guise.burst.Load(), got)
+		if got := s.length(); !good(o.guise.burst) {
+			t.Errorf("the burst has %d bytes after another %d", o.guise.burst, got)
 		}
 	}
-	o.guise.hears(1)
+	hears(4515)
+	write(600)
+	if n := len(s.records); n != 2 || s.records[0] < overhead+len(streamOf(600).Data)+2 {
+		t.Errorf("records %d: 600 bytes show", s.records)
+	}
+	s.length()
+	hears(4515)
 	if err := o.writeFrames([]transport.Frame{{Data: pingFrame(1)}}); err != nil {
 		t.Fatal(err)
 	}
-	if got := s.length(); got > 60 {
+	if got := s.length(); got > 120 {
 		t.Errorf("a PING has %d bytes", got)
 	}
-	o.guise.hears(1)
+	hears(1)
 	write(16000)
 	if got := s.length(); got > 17<<10 {
 		t.Errorf("an upload of 16,000 bytes has %d bytes", got)
 	}
-	o.guise = newGuise()
+
+	o, s = speaker(t, newGuise())
 	total, plain := 0, 0
 	for range 1000 { // as keystrokes come
-		o.guise.burst.Store(0)
-		write(10)
+		o.guise.heard, o.guise.burst = 4515, 0
+		write(60)
 		total += s.length()
-		plain += 5 + overhead + len(streamOf(10).Data)
+		plain += 5 + overhead + len(streamOf(60).Data)
 	}
 	if most := guiseBudget + total/guiseShare; total-plain > most {
 		t.Errorf("%d bytes were filled in, %d may be", total-plain, most)

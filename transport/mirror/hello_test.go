@@ -403,7 +403,7 @@ func FuzzStranger(f *testing.F) {
 func TestGate(t *testing.T) {
 	type say struct {
 		at   time.Duration
-		size int // 0: nothing whole after the Finished
+		size int // 0: nothing whole after the Finished; -1: the client's preface
 	}
 	for name, c := range map[string]struct {
 		says []say
@@ -411,20 +411,26 @@ func TestGate(t *testing.T) {
 		want time.Duration
 	}{
 		"silent cover":      {nil, false, replyLatest},
-		"one record":        {[]say{{20 * time.Millisecond, 26}}, false, 30 * time.Millisecond},
-		"two records":       {[]say{{20 * time.Millisecond, 26}, {25 * time.Millisecond, 60}}, false, 35 * time.Millisecond},
+		"one record":        {[]say{{20 * time.Millisecond, 26}}, false, 20*time.Millisecond + coverSilence},
+		"two records":       {[]say{{20 * time.Millisecond, 26}, {23 * time.Millisecond, 60}}, false, 23*time.Millisecond + coverSilence},
 		"before Finished":   {[]say{{20 * time.Millisecond, 0}}, false, replyLatest},
+		"no SETTINGS ACK":   {[]say{{20 * time.Millisecond, 57}, {23 * time.Millisecond, -1}}, false, replyLatest},
+		"SETTINGS ACK":      {[]say{{20 * time.Millisecond, 57}, {23 * time.Millisecond, -1}, {50 * time.Millisecond, 26}}, false, 50*time.Millisecond + coverSilence},
 		"chatter":           {chatter[say](func(d time.Duration) say { return say{d, 100} }), false, replyLatest},
-		"proof after alert": {[]say{{20 * time.Millisecond, 24}, {50 * time.Millisecond, 40}}, true, 60 * time.Millisecond},
+		"proof after alert": {[]say{{20 * time.Millisecond, 24}, {50 * time.Millisecond, 40}}, true, 50*time.Millisecond + coverSilence},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g := gate{news: make(chan struct{}, 1)}
-				g.finished()
+				g.spoke()
 				begin := time.Now()
 				go func() {
 					for _, s := range c.says {
 						time.Sleep(time.Until(begin.Add(s.at)))
+						if s.size < 0 {
+							g.spoke()
+							continue
+						}
 						if s.size > 0 {
 							g.record(s.size)
 						}
@@ -447,7 +453,7 @@ func TestGate(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		g := gate{news: make(chan struct{}, 1)}
-		g.finished()
+		g.spoke()
 		dead := make(chan struct{})
 		go func() { time.Sleep(time.Minute); close(dead) }()
 		if g.wait(true, time.Time{}, dead) {
@@ -457,7 +463,7 @@ func TestGate(t *testing.T) {
 }
 
 func chatter[T any](f func(time.Duration) T) (out []T) {
-	for d := 5 * time.Millisecond; d < 400*time.Millisecond; d += 5 * time.Millisecond {
+	for d := coverSilence / 2; d < 400*time.Millisecond; d += coverSilence / 2 {
 		out = append(out, f(d))
 	}
 	return out
@@ -557,7 +563,7 @@ func TestProofFollowsNoAlert(t *testing.T) {
 		long bool
 	}{{24, false}, {39, false}, {40, true}, {287, true}} {
 		g := gate{news: make(chan struct{}, 1)}
-		g.finished()
+		g.spoke()
 		g.record(tt.size)
 		if g.long != tt.long || !g.ready {
 			t.Errorf("a record of %d bytes: ready %t, long %t, want %t", tt.size, g.ready, g.long, tt.long)

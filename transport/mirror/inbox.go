@@ -3,6 +3,7 @@ package mirror
 import (
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -172,6 +173,10 @@ func (b *inbox) finish() {
 // connection: more gain little (docs/PROTOCOL.md, section 3.3, rule 10).
 const recordsPerWrite = 4
 
+// minConfirm is more than a control frame of HTTP/2 has, so that a record of padding is as
+// long as a request.
+const minConfirm = 35
+
 // writeRoom holds them and the short ones between.
 const writeRoom = recordsPerWrite*(headerLen+maxRecord) + 1<<10
 
@@ -216,10 +221,10 @@ func (o *outbox) writeFrames(batch []transport.Frame) error {
 	return nil
 }
 
-// insert sends one small frame of the transport's own.
-func (o *outbox) insert(f *wire.Frame) error {
+// confirm sends a record of padding.
+func (o *outbox) confirm() error {
 	return o.hold(func() error {
-		b, err := o.lane.seal(nil, f.Append(nil))
+		b, err := o.lane.seal(nil, pad(nil, o.short(minConfirm)-overhead))
 		if err != nil {
 			return err
 		}
@@ -253,14 +258,20 @@ func (o *outbox) write(q *queue) (err error) {
 	}
 	o.unsent.Adapt()
 	b := o.buf[:0]
+	// Control frames alone are no part of a handshake, and where the observer is they may be in one
+	// burst with what is.
 	talk := o.guise != nil && !q.control()
 	for {
 		size, body := o.next(q)
+		last := size == q.size+overhead // nothing is left behind it
+		if last {
+			size = o.short(size)
+		}
 		if size == 0 || len(b)+headerLen+size > writeRoom {
 			return o.flush(b)
 		}
 		start, after := len(b), 0
-		if talk && size == q.size+overhead { // nothing is left behind it
+		if last && talk {
 			inside := 0
 			inside, after = o.guise.fill(start + headerLen + size)
 			size += inside
@@ -291,6 +302,15 @@ func (o *outbox) write(q *queue) (err error) {
 			o.cut.Passed()
 		}
 	}
+}
+
+// short is how long a record of n bytes is to be that nothing is left behind: no shorter than
+// a browser's request or a server's answer, unless it is as long as a browser's control frame.
+func (o *outbox) short(n int) int {
+	if o.lane.dir == dirClient {
+		return records.Request(n, rand.IntN)
+	}
+	return records.Answer(n, rand.IntN)
 }
 
 // next is rule 10, and the one place where it is applied: how long the next covert

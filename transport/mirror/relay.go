@@ -22,7 +22,7 @@ import (
 
 // Times of rule 5 (docs/PROTOCOL.md, section 3.3).
 const (
-	coverSilence = 10 * time.Millisecond  // after the cover's record that follows the Finished
+	coverSilence = 4 * time.Millisecond   // after the cover's record that follows the client's
 	replyLatest  = 300 * time.Millisecond // after the hello, whatever the cover does
 )
 
@@ -97,10 +97,11 @@ type gate struct {
 	mu    sync.Mutex
 	asked time.Time     // when the ClientHello was whole
 	first time.Time     // when the cover first answered it
+	said  int           // the client's encrypted records
 	done  time.Time     // when what may be the client's Finished had passed whole
 	last  time.Time     // when the cover last sent something
 	size  int           // length of a cover's record after the Finished
-	ready bool          // a record followed the Finished
+	ready bool          // a record followed the Finished, and what the client said next
 	long  bool          // one of at least proofAfter bytes did
 	news  chan struct{} // capacity 1: ready or long became true
 }
@@ -142,12 +143,17 @@ func (g *gate) greeted() {
 	g.asked = time.Now()
 }
 
-// finished notes the client's first encrypted record.
-func (g *gate) finished() {
+// spoke notes an encrypted record of the client: first the Finished, then with HTTP/2 its
+// preface. The cover acknowledges the SETTINGS in that, and does so before it answers.
+func (g *gate) spoke() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.done.IsZero() {
+	g.said++
+	switch g.said {
+	case 1:
 		g.done = time.Now()
+	case 2:
+		g.ready = false
 	}
 }
 
@@ -357,7 +363,7 @@ func (k *link) runUp() {
 	sc := scanner{want: k.wantUp}
 	sc.ended = func(typ byte) {
 		if typ == recordData && k.secrets.Load() != nil {
-			k.gate.finished()
+			k.gate.spoke()
 		}
 	}
 	for k.mode.Load() == undecided {

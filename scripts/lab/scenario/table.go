@@ -36,9 +36,12 @@ const (
 	moved = 5 * time.Second
 )
 
-// unharmed is what a row wants that does not concern Busel at all: nothing of it is
-// noticed.
+// unharmed is what a row wants in which Busel may be hit: nothing of it is noticed.
 var unharmed = Want{Page: onePage, Running: Survived, Stall: moved}
+
+// unseen is what a row wants that does not concern Busel at all: it is not hit either. What is
+// hit is replaced in time, and would look unharmed.
+var unseen = Want{Page: onePage, Running: Survived, Stall: moved, Unseen: true}
 
 // noPage is a page that the subject never gets, with what curl says of it.
 func noPage(said string) Want { return Want{Page: Never, PageError: said} }
@@ -51,7 +54,7 @@ func Table() []Scenario {
 			Name: "b1-listed-site", Rows: []string{"B1", "C4"}, Short: true,
 			What:  "resets TLS to listed sites while they say hello, three times both ways",
 			Rules: []string{"s1-rst-gfw"},
-			Want:  unharmed,
+			Want:  unseen,
 			Bites: Bite{Direct, noPage("reset")},
 		},
 		{
@@ -65,14 +68,14 @@ func Table() []Scenario {
 			Name: "b2-business-network", Rows: []string{"B2"},
 			What:  "resets listed sites with window 502 and IP ID 0",
 			Rules: []string{"s1-rst-belarus-business"},
-			Want:  unharmed,
+			Want:  unseen,
 			Bites: Bite{Direct, noPage("reset")},
 		},
 		{
 			Name: "b2-beltelecom", Rows: []string{"B2"},
 			What:  "answers HTTP for listed sites with a redirect, window 32678 and IP ID 1",
 			Rules: []string{"s1-rst-belarus-beltelecom"}, HTTP: true,
-			Want:  unharmed,
+			Want:  unseen,
 			Bites: Bite{Direct, noPage(notGenuine)},
 		},
 		{
@@ -86,14 +89,14 @@ func Table() []Scenario {
 			Name: "b2-lying-names", Rows: []string{"B2", "B10"}, Short: true,
 			What:  "lies about the addresses of listed sites",
 			Rules: []string{"dns-lie"},
-			Want:  unharmed,
+			Want:  unseen,
 			Bites: Bite{Direct, noPage("certificate")},
 		},
 		{
 			Name: "b3-drop", Rows: []string{"B3"},
 			What:  "loses TLS to listed sites from the hello on",
 			Rules: []string{"s2-drop"},
-			Want:  unharmed,
+			Want:  unseen,
 			Bites: Bite{Direct, noPage("")},
 		},
 		{
@@ -114,7 +117,7 @@ func Table() []Scenario {
 			Name: "b5-known-cover", Rows: []string{"B5", "R12"}, Short: true,
 			What:  "resets all TLS but to known names, of which the cover is one",
 			Rules: []string{"s1-rst-all-tls"}, Cover: allowedCover, Cold: true,
-			Want:  Want{Page: coldPage},
+			Want:  Want{Page: coldPage, Unseen: true},
 			Bites: Bite{Direct, noPage("reset")},
 		},
 		{
@@ -134,14 +137,14 @@ func Table() []Scenario {
 			Name: "b9-onion-port", Rows: []string{"B9"},
 			What:  "resets TLS to the port of Tor relays, with a RST of zeros first",
 			Rules: []string{"s1-rst-zero"}, TunnelPort: 9001,
-			Want:  unharmed,
+			Want:  unseen,
 			Bites: Bite{TLSTunnel, noPage("")},
 		},
 		{
 			Name: "b10-look-alike", Rows: []string{"B10", "B2"},
 			What:  "leads plain HTTP for listed sites to a look-alike",
 			Rules: []string{"http-redirect"}, HTTP: true,
-			Want:  unharmed,
+			Want:  unseen,
 			Bites: Bite{Direct, noPage(notGenuine)},
 		},
 
@@ -150,7 +153,7 @@ func Table() []Scenario {
 			Name: "c1-fully-encrypted", Rows: []string{"C1"}, Short: true,
 			What:  "blocks what looks random, one connection in four, for 180 s",
 			Rules: []string{"s7-fully-encrypted"}, Pages: 15, Limit: time.Minute,
-			Want:  unharmed,
+			Want:  unseen,
 			Bites: Bite{RandomTunnel, noPage("")},
 		},
 		{
@@ -164,14 +167,14 @@ func Table() []Scenario {
 			Name: "c3-quic-name", Rows: []string{"C3"}, Short: true,
 			What:  "reads names in QUIC Initials and drops their flows for 180 s",
 			Rules: []string{"s8-quic-sni"},
-			Want:  unharmed,
+			Want:  unseen,
 			Bites: Bite{DirectQUIC, noPage("")},
 		},
 		{
 			Name: "c5-henan", Rows: []string{"C5"},
 			What:  "sends one RST with a payload to clients without TCP timestamps",
 			Rules: []string{"s1-rst-henan"}, NoTimestamps: true,
-			Want:  unharmed,
+			Want:  unseen,
 			Bites: Bite{Direct, noPage("reset")},
 		},
 		{
@@ -209,21 +212,21 @@ func Table() []Scenario {
 			Name: "r2-siberian", Rows: []string{"R2"}, Short: true,
 			What:  "freezes four quick connections of a browser to one name for 120 s",
 			Rules: []string{"s11-siberian"}, Pages: 6, Together: true,
-			Want:  unharmed,
+			Want:  unseen,
 			Bites: Bite{BrowserTunnel, noPage("")},
 		},
 		{
 			Name: "r3-reassembly", Rows: []string{"R3"},
 			What:  "resets listed sites, putting segments and records together first",
 			Rules: []string{"s1-rst-reassemble"},
-			Want:  unharmed,
+			Want:  unseen,
 			Bites: Bite{Direct, noPage("reset")},
 		},
 		{
 			Name: "r4-quic-shape", Rows: []string{"R4"},
 			What:  "drops QUIC v1 by its shape",
 			Rules: []string{"s5-quic-shape"},
-			Want:  unharmed,
+			Want:  unseen,
 			Bites: Bite{DirectQUIC, noPage("")},
 		},
 		{
@@ -261,14 +264,14 @@ func Table() []Scenario {
 			Name: "i2-protocols", Rows: []string{"I2"},
 			What:  "lets only what begins like TLS or HTTP through on ports 80 and 443",
 			Rules: []string{"s12-protocols"}, Cold: true, // it judges how a flow begins
-			Want:  Want{Page: coldPage},
+			Want:  Want{Page: coldPage, Unseen: true},
 			Bites: Bite{RandomTunnel, noPage("")},
 		},
 		{
 			Name: "i3-residual", Rows: []string{"I3", "K6"},
 			What:  "resets listed sites, and each try makes the block last longer",
 			Rules: []string{"s3-residual-refresh"},
-			Want:  unharmed,
+			Want:  unseen,
 			Bites: Bite{Direct, noPage("")},
 		},
 		{
@@ -290,7 +293,7 @@ func Table() []Scenario {
 			Name: "i8-prints", Rows: []string{"I8", "P1"}, Short: true,
 			What:  "drops hellos of known programs",
 			Rules: []string{"s1-ja4"},
-			Want:  unharmed,
+			Want:  unseen,
 			Bites: Bite{TLSTunnel, noPage("")},
 		},
 		{
@@ -302,11 +305,11 @@ func Table() []Scenario {
 		},
 
 		// Traffic analysis.
-		{
+		{ // the connection that is open is judged by nobody: its beginning was not seen
 			Name: "t1-tls-in-tls", Rows: []string{"T1"}, Short: true,
 			What:  "drops connections in which the bursts of a TLS handshake show",
 			Rules: []string{"s9-tls-in-tls"}, Pages: 3,
-			Want:  Want{Page: onePage, Running: Survived, Stall: moved, Unseen: true},
+			Want:  unseen,
 			Bites: Bite{TLSTunnel, noPage("")},
 		},
 		{ // nothing else is said on the connection that could hide a handshake

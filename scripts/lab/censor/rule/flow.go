@@ -144,7 +144,8 @@ func (f *flow) look(p *seen) {
 }
 
 func (f *flow) lookTCP(p *seen) {
-	if f.bursts != nil && !f.bursts.done {
+	// In the middle of a flow any packet may begin as a ChangeCipherSpec does.
+	if f.bursts != nil && f.sawSYN && !f.bursts.done {
 		f.bursts.Add(p.direction, &p.Packet)
 		if f.bursts.found {
 			f.app |= appTLSInTLS
