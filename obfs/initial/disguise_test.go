@@ -176,6 +176,10 @@ func TestRelay(t *testing.T) {
 		} {
 			r := NewRelay(d)
 			var got [][]byte
+			numbers := map[uint64]bool{}
+			for _, p := range opened(t, order) {
+				numbers[p.Number] = true
+			}
 			for i, datagram := range order {
 				before := bytes.Clone(datagram)
 				got = r.Take(got, datagram, client)
@@ -186,12 +190,17 @@ func TestRelay(t *testing.T) {
 					t.Error("a part of the ClientHello was seen")
 				}
 			}
-			if len(got) != len(order) || !bytes.Equal(said(t, testID, got), hello) {
-				t.Errorf("%d datagrams of %d, and the ClientHello is the client's: %v", len(got), len(order), bytes.Equal(said(t, testID, got), hello))
+			if len(got) != len(numbers) || !bytes.Equal(said(t, testID, got), hello) {
+				t.Errorf("%d datagrams of %d, and the ClientHello is the client's: %v", len(got), len(numbers), bytes.Equal(said(t, testID, got), hello))
 			}
 			for i := range got {
 				if len(got[i]) != len(order[i]) {
 					t.Errorf("datagram %d has %d bytes, not %d", i, len(got[i]), len(order[i]))
+				}
+				for j := range order { // the same packet is the same whenever it comes
+					if again := r.Take(nil, order[j], client); len(again) != 1 || opened(t, again)[0].Number == opened(t, got[i:i+1])[0].Number && !bytes.Equal(again[0], got[i]) {
+						t.Error("a packet that comes twice is another one")
+					}
 				}
 			}
 			// What comes again is seen again.
@@ -268,7 +277,7 @@ func TestRelayStrangers(t *testing.T) {
 func TestRelayBounds(t *testing.T) {
 	d := NewDisguise([32]byte{1})
 	r := NewRelay(d)
-	_, flight, _, hello := dressed(t, d, 1)
+	c, flight, plain, hello := dressed(t, d, 1)
 	from := func(i int) netip.AddrPort { return netip.AddrPortFrom(client.Addr(), uint16(i)) }
 	for i := range maxFlows + 10 {
 		if got := r.Take(nil, flight[0], from(i)); got != nil {
@@ -278,10 +287,17 @@ func TestRelayBounds(t *testing.T) {
 	if len(r.flows) != maxFlows || r.flows[from(9)] != nil || r.flows[from(10)] == nil {
 		t.Errorf("%d are known", len(r.flows))
 	}
+	for range 9 {
+		if got := r.Take(nil, flight[0], from(10)); got != nil {
+			t.Error("what comes twice is seen")
+		}
+	}
 	for i := range maxWaiting - 1 {
-		got := r.Take(nil, flight[0], from(10))
+		half := c.Out(renumbered(t, plain[0], uint64(2+2*i)))[0]
+		c.Out(renumbered(t, plain[0], uint64(3+2*i))) // the other half
+		got := r.Take(nil, half, from(10))
 		if want := []int{0, 0, maxWaiting}[i]; len(got) != want {
-			t.Errorf("the same %d times is seen as %d datagrams, want %d", i+2, len(got), want)
+			t.Errorf("the same half %d times is seen as %d datagrams, want %d", i+2, len(got), want)
 		}
 	}
 	got := append(r.Take(nil, flight[0], from(9)), r.Take(nil, flight[1], from(9))...)

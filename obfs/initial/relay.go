@@ -40,7 +40,6 @@ type arriving struct {
 	have    []bool
 	waiting []waiting
 	halves  [2][]byte // of the hidden one; nil as long as it is not known
-	turn    int       // which half is next
 }
 
 // waiting is a datagram that the library has not seen.
@@ -75,6 +74,9 @@ func (r *Relay) Take(dst [][]byte, datagram []byte, from netip.AddrPort) [][]byt
 	}
 	if a.halves[0] != nil {
 		return append(dst, a.reveal(waiting{datagram, p, rest}))
+	}
+	if slices.ContainsFunc(a.waiting, func(w waiting) bool { return w.packet.Number == p.Number }) {
+		return dst // the network doubles datagrams; the library would drop one
 	}
 	fits := a.collect(frames)
 	w := waiting{datagram: bytes.Clone(datagram)}
@@ -166,8 +168,9 @@ func (a *arriving) whole() []byte {
 	return a.shown[:n]
 }
 
-// reveal puts a half of the hidden ClientHello into the place of what the packet has of the other one.
-// The halves take turns, as they do with a client that sends them again.
+// reveal puts the first half of the hidden ClientHello into the place of what a packet has of the
+// shown one if that is its front and end, and the second half if it is its middle. So a packet that
+// comes twice says the same twice, and who has both halves of the one has both of the other.
 func (a *arriving) reveal(w waiting) []byte {
 	p := w.packet
 	frames, err := Frames(p.Frames)
@@ -175,20 +178,19 @@ func (a *arriving) reveal(w waiting) []byte {
 		return w.datagram
 	}
 	var b []byte
+	half, offset := 1, len(a.halves[0])
 	for _, f := range frames {
 		if f.Type != Crypto && f.Type != Padding {
 			b = append(b, f.Raw...)
 		}
+		if f.Type == Crypto && f.Offset == 0 {
+			half, offset = 0, 0
+		}
 	}
-	offset := 0
-	if a.turn == 1 {
-		offset = len(a.halves[0])
-	}
-	b = appendCrypto(b, offset, a.halves[a.turn])
+	b = appendCrypto(b, offset, a.halves[half])
 	if len(b) > len(p.Frames) {
 		return w.datagram // no client's
 	}
-	a.turn = 1 - a.turn
 	p.Frames = append(b, make([]byte, len(p.Frames)-len(b))...)
 	return append(a.up.Seal(nil, &p), w.rest...)
 }
