@@ -25,10 +25,12 @@ const (
 	// maxCut is how many packets with a half of it are told from others: a dial ends after four
 	// probes of two.
 	maxCut = 64
-	// maxDraws bounds the search for a packet with the mark, and orders is how many orders of the same
-	// frames are tried before others are made. One in 256 has it, so that none is found in
-	// one of nine million searches.
-	maxDraws, orders = 1 << 12, 32
+	// leastData and leastRoom are how long what a packet in disguise has of the ClientHello
+	// is at least, and what is left beside it, in bytes.
+	leastData, leastRoom = 256, 64
+	// maxDraws is how many numbers are drawn for a packet, of which the last serves for all that
+	// follow. A packet takes some 50.
+	maxDraws = 128
 	// shortNumbers is up to which number one byte is enough for any receiver that has
 	// seen one of the packets before.
 	shortNumbers = 100
@@ -119,7 +121,7 @@ func (c *Client) Out(datagram []byte) [][]byte {
 	if c.flown || len(crypto) == 0 || len(others) > 0 || len(rest) > 0 {
 		size := len(datagram) - len(rest)
 		if len(crypto) > 0 && c.shown != nil {
-			if crypto = c.half(p.Number); size-p.Overhead() < len(others)+piecesLen(crypto) {
+			if crypto = c.half(p.Number); size-p.Overhead() < len(others)+piecesLen(crypto)+leastRoom {
 				return nil // lost: it is sent again
 			}
 		}
@@ -179,7 +181,7 @@ func (c *Client) hello() []byte {
 		}
 		hello = append(hello, p.data...)
 	}
-	if len(hello) < 4 || len(hello) != 4+int(hello[1])<<16+int(hello[2])<<8+int(hello[3]) {
+	if len(hello) < 4 || len(hello) != helloLen(hello) {
 		return nil
 	}
 	return hello
@@ -201,9 +203,12 @@ func (c *Client) recut(held []*flight, hello []byte) {
 		return // no browser's
 	}
 	c.halves = [2][]piece{{{0, hello[:front]}, {end, hello[end:]}}, {{front, hello[front:end]}}}
-	if held[0].room() < piecesLen(c.halves[0]) || held[1].room() < piecesLen(c.halves[1]) {
-		c.shown = nil
-		return
+	for i, f := range held {
+		room := f.room() - piecesLen(c.halves[i])
+		if room < 0 || room < leastRoom && c.shown != nil {
+			c.shown = nil
+			return
+		}
 	}
 	c.cut, c.seen, c.turn = nil, [2]bool{}, 0
 	for _, f := range held {
@@ -251,61 +256,94 @@ func (c *Client) seal(p *Packet, others []byte, crypto []piece, size int) []byte
 }
 
 // frames fills size bytes of a packet with frames: others first, then CRYPTO, PING and PADDING in
-// disorder, so that it has the mark if there is a disguise.
+// disorder. In disguise what is drawn is the mark.
 func (c *Client) frames(number uint64, others []byte, crypto []piece, size int) []byte {
 	b := append(make([]byte, 0, size), others...)
 	if len(crypto) == 0 {
 		return append(b, make([]byte, max(size-len(b), 0))...)
 	}
-	var frames [][]byte
-	for i := range maxDraws {
-		if i%orders == 0 {
-			frames = c.disorder(crypto, size-len(others))
-		}
-		c.random.Shuffle(len(frames), func(i, j int) { frames[i], frames[j] = frames[j], frames[i] })
-		b = b[:len(others)]
-		for _, f := range frames {
-			b = append(b, f...)
-		}
-		if c.shown == nil || c.disguise.Marks(c.id, number, b) {
-			break
-		}
+	draw := c.random.IntN
+	if c.shown != nil {
+		draw = c.disguise.draws(c.id, number)
+	}
+	for _, s := range layout(draw, crypto, size-len(others)) {
+		b = s.append(b)
 	}
 	return b
 }
 
-// disorder makes frames in Chromium's way, of room bytes.
-func (c *Client) disorder(crypto []piece, room int) (frames [][]byte) {
+// slot is a frame of a layout.
+type slot struct {
+	kind  byte
+	piece     // of CRYPTO
+	n     int // of PADDING, in bytes
+}
+
+func (s *slot) size() int {
+	switch s.kind {
+	case Crypto:
+		return s.len()
+	case Padding:
+		return s.n
+	}
+	return 1
+}
+
+func (s *slot) append(b []byte) []byte {
+	switch s.kind {
+	case Crypto:
+		return appendCrypto(b, s.offset, s.data)
+	case Padding:
+		return append(b, make([]byte, s.n)...)
+	}
+	return append(b, s.kind)
+}
+
+// layout lays frames out in Chromium's way, of room bytes: CRYPTO is cut, PINGs and PADDING are added, and all
+// is shuffled. draw(n) is one of 0..n-1. docs/PROTOCOL.md has what is drawn when.
+func layout(draw func(n int) int, crypto []piece, room int) []slot {
 	crypto = slices.Clone(crypto)
 	room -= piecesLen(crypto)
-	for range c.extra() {
-		i := c.random.IntN(len(crypto))
+	extra := func() int { return leastExtra + draw(mostExtra-leastExtra+1) }
+	for range extra() {
+		i := draw(len(crypto))
 		p := crypto[i]
 		if len(p.data) < 2 || room < 9 { // another frame's head has 9 bytes at most
 			continue
 		}
-		at := 1 + c.random.IntN(len(p.data)-1)
+		at := 1 + draw(len(p.data)-1)
 		head, tail := piece{p.offset, p.data[:at]}, piece{p.offset + at, p.data[at:]}
 		room -= head.len() + tail.len() - p.len()
 		crypto[i] = head
 		crypto = append(crypto, tail)
 	}
+	slots := make([]slot, 0, 2*len(crypto)+2*mostExtra)
 	for _, p := range crypto {
-		frames = append(frames, appendCrypto(nil, p.offset, p.data))
+		slots = append(slots, slot{kind: Crypto, piece: p})
 	}
-	for range min(c.extra(), room) {
-		frames = append(frames, []byte{Ping})
+	for range min(extra(), room) {
+		slots = append(slots, slot{kind: Ping})
 		room--
 	}
 	for room > 0 {
-		n := 1 + c.random.IntN(room)
-		frames = append(frames, make([]byte, n))
+		n := 1 + draw(room)
+		slots = append(slots, slot{kind: Padding, n: n})
 		room -= n
 	}
-	return frames
+	for i := len(slots) - 1; i > 0; i-- {
+		j := draw(i + 1)
+		slots[i], slots[j] = slots[j], slots[i]
+	}
+	joined := slots[:0]
+	for _, s := range slots {
+		if last := len(joined) - 1; s.kind == Padding && last >= 0 && joined[last].kind == Padding {
+			joined[last].n += s.n
+		} else {
+			joined = append(joined, s)
+		}
+	}
+	return joined
 }
-
-func (c *Client) extra() int { return leastExtra + c.random.IntN(mostExtra-leastExtra+1) }
 
 // In puts the client's own count of packets into what a server acknowledges, in place.
 func (c *Client) In(datagram []byte) {

@@ -15,13 +15,10 @@ import (
 	"slices"
 )
 
-// Labels of the two keys, which are HKDF-Expand(HKDF-Extract("", S), label, 16), and what marks
-// a packet: that so many bits of a MAC are 0. A client finds such a packet in a fraction of a millisecond, and
-// of strangers one in 256 is taken for one, which then shows that it is none.
+// Labels of the two keys, which are HKDF-Expand(HKDF-Extract("", S), label, 16).
 const (
 	markLabel = "busel initial 1 mark"
 	sealLabel = "busel initial 1 seal"
-	markBits  = 8
 )
 
 // maxRest bounds what is left of a ClientHello without keys and name, in bytes; quic-go's has
@@ -54,14 +51,58 @@ func NewDisguise(s [32]byte) *Disguise {
 	return &Disguise{key(markLabel), key(sealLabel)}
 }
 
-// Marks reports whether the frames of a packet bear the mark: it may have a part of a ClientHello in
-// disguise. id is the one that the keys of the packet are made of.
-func (d *Disguise) Marks(id []byte, number uint64, frames []byte) bool {
+// draws are how a client chooses where chance decides in a packet: draws(n) is one of 0..n-1. id
+// is the one that the keys of the packet are made of.
+func (d *Disguise) draws(id []byte, number uint64) func(n int) int {
 	var nonce [12]byte
 	copy(nonce[:8], id)
 	binary.BigEndian.PutUint32(nonce[8:], uint32(number))
-	var tag [tagLen]byte
-	return binary.BigEndian.Uint16(d.mark.Seal(tag[:0], nonce[:], nil, frames))>>(16-markBits) == 0
+	stream := make([]byte, 4*maxDraws, 4*maxDraws+tagLen)
+	d.mark.Seal(stream[:0], nonce[:], stream, nil)
+	return func(n int) int {
+		v := binary.BigEndian.Uint32(stream)
+		if len(stream) > 4 {
+			stream = stream[4:]
+		}
+		return int(uint64(v) * uint64(n) >> 32)
+	}
+}
+
+// Marks reports whether the frames of a packet are laid out as [Disguise.draws] says: then it has a
+// part of a ClientHello in disguise. What leaves little to chance is never marked, so that nobody
+// finds a packet with the mark by trying.
+func (d *Disguise) Marks(id []byte, number uint64, frames []Frame) bool {
+	for len(frames) > 0 && (frames[0].Type == Ack || frames[0].Type == AckECN || frames[0].Type == Close) {
+		frames = frames[1:]
+	}
+	var crypto []piece
+	size, data, pings := 0, 0, 0
+	for _, f := range frames {
+		size += len(f.Raw)
+		switch f.Type {
+		case Crypto:
+			crypto = append(crypto, piece{int(min(f.Offset, maxHello)), f.Data})
+			data += len(f.Data)
+		case Ping:
+			pings++
+		}
+	}
+	slices.SortFunc(crypto, func(a, b piece) int { return a.offset - b.offset })
+	blank := make([]byte, data) // what is in frames does not matter
+	joined := crypto[:0]
+	for _, p := range crypto {
+		if last := len(joined) - 1; last >= 0 && joined[last].offset+len(joined[last].data) == p.offset {
+			joined[last].data = blank[:len(joined[last].data)+len(p.data)]
+		} else {
+			joined = append(joined, p)
+		}
+	}
+	if pings < leastExtra || len(crypto) < leastExtra || data < leastData || size-piecesLen(joined) < leastRoom {
+		return false
+	}
+	return slices.EqualFunc(frames, layout(d.draws(id, number), joined, size), func(f Frame, s slot) bool {
+		return f.Type == s.kind && len(f.Raw) == s.size() && f.Offset == uint64(s.offset)
+	})
 }
 
 // Groups and extensions of TLS (IANA).

@@ -8,7 +8,8 @@
 // docs/QUIC.md has what was measured.
 //
 // The ClientHello itself is hashed by both ends, so that it can only be another one if both know: with a
-// [Disguise] the client shows one of Chromium's that has its own sealed in it, and [Relay], which stands
+// [Disguise] the client shows one of Chromium's that has its own sealed in it, in packets whose layout
+// marks them for who knows the relay's key, and [Relay], which stands
 // between the relay's socket and its library, takes that out (docs/PROTOCOL.md, section 14.6).
 //
 // # Guarantees
@@ -22,8 +23,7 @@
 // both. What the library then sends again stays in the packet in which it was; of a ClientHello
 // in disguise the two halves are sent again in turn, and both must have arrived.
 //
-// A relay's library sees a stranger's datagrams as they came and when they came, but for a
-// packet in 256, which waits for the ClientHello to be whole.
+// A relay's library sees a stranger's datagrams as they came and when they came.
 //
 // A first datagram waits until the ClientHello is whole, or others come in its stead: three wait
 // at most. Packets are at most those of the library, so that memory is bounded.

@@ -30,7 +30,9 @@ type Range struct{ First, Last uint64 }
 var ErrFrames = errors.New("the frames of an Initial packet are wrong")
 
 // Frames takes a packet's frames apart. They alias it.
-func Frames(b []byte) (frames []Frame, err error) {
+func Frames(b []byte) ([]Frame, error) { return appendFrames(nil, b) }
+
+func appendFrames(frames []Frame, b []byte) ([]Frame, error) {
 	c := cursor{b, true}
 	for len(c.b) > 0 {
 		start := c.b

@@ -8,11 +8,14 @@ import (
 
 const (
 	// maxFlows is how many clients a relay remembers, the last ones, each with maxWaiting
-	// datagrams at most: 10 MiB, if all say one half of a ClientHello only.
+	// datagrams at most: 12 MiB, if all say one half of a ClientHello only.
 	maxFlows   = 1024
 	maxWaiting = 4
 	// strangers is how many connections of others are remembered, which began without the mark.
 	strangers = 1024
+	// A client's Initial packets are in datagrams of at least leastDatagram bytes (RFC 9000,
+	// section 14.1); quic-go cuts those that are longer than maxDatagram.
+	leastDatagram, maxDatagram = 1200, 1452
 )
 
 // Relay takes clients' ClientHellos out of their disguise before a QUIC library sees the
@@ -24,6 +27,7 @@ type Relay struct {
 	order    [maxFlows]*arriving // in which they came
 	passed   [strangers]string   // ids of strangers' connections
 	oldest   [2]int              // places in order and passed
+	frames   []Frame             // scratch
 }
 
 // NewRelay returns one that knows no client.
@@ -34,13 +38,13 @@ func NewRelay(d *Disguise) *Relay {
 // arriving is a ClientHello that seems to be in disguise.
 type arriving struct {
 	from    netip.AddrPort
+	id      string // that keys are made of
 	up      *Keys
 	largest int64
 	shown   []byte // what has come, with gaps
 	have    []bool
 	waiting []waiting
 	halves  [2][]byte // of the hidden one; nil as long as it is not known
-	turn    int       // which half is next
 }
 
 // waiting is a datagram that the library has not seen.
@@ -53,35 +57,30 @@ type waiting struct {
 // Take appends what the library is to see for a datagram, which is kept by nobody: the datagram
 // itself, for a client's ClientHello nothing until it is whole, and then all of it.
 func (r *Relay) Take(dst [][]byte, datagram []byte, from netip.AddrPort) [][]byte {
-	if !Is(datagram) {
+	if !Is(datagram) || len(datagram) < leastDatagram || len(datagram) > maxDatagram {
 		return append(dst, datagram)
 	}
-	a := r.flows[from]
-	var p Packet
-	var rest []byte
-	var err error
-	if a != nil {
-		p, rest, err = a.up.Open(datagram, a.largest)
-	}
-	if a == nil || err != nil {
-		if a, p, rest = r.begin(datagram, from); a == nil {
-			return append(dst, datagram)
-		}
-	}
-	a.largest = max(a.largest, int64(p.Number))
-	frames, err := Frames(p.Frames)
-	if err != nil || !slices.ContainsFunc(frames, func(f Frame) bool { return f.Type == Crypto }) {
+	a, w, ok := r.open(datagram, from)
+	if !ok {
 		return append(dst, datagram)
 	}
-	if a.halves[0] != nil {
-		return append(dst, a.reveal(waiting{datagram, p, rest}))
+	frames, err := appendFrames(r.frames[:0], w.packet.Frames)
+	if err != nil {
+		return append(dst, datagram)
+	}
+	if r.frames = frames; !slices.ContainsFunc(frames, func(f Frame) bool { return f.Type == Crypto }) {
+		return append(dst, datagram)
+	}
+	switch {
+	case r.flows[from] != a && !r.begin(a, w.packet.Number, frames):
+		return append(dst, datagram)
+	case a.halves[0] != nil:
+		return append(dst, a.reveal(w))
+	case slices.ContainsFunc(a.waiting, func(x waiting) bool { return x.packet.Number == w.packet.Number }):
+		return dst // the network doubles datagrams; the library would drop one
 	}
 	fits := a.collect(frames)
-	w := waiting{datagram: bytes.Clone(datagram)}
-	if w.packet, w.rest, err = a.up.Open(w.datagram, a.largest); err != nil { // it aliases the clone
-		return append(dst, datagram)
-	}
-	a.waiting = append(a.waiting, w)
+	a.waiting = append(a.waiting, w.clone())
 	shown := a.whole()
 	if fits && shown == nil && len(a.waiting) < maxWaiting {
 		return dst
@@ -91,6 +90,7 @@ func (r *Relay) Take(dst [][]byte, datagram []byte, from netip.AddrPort) [][]byt
 	hello, ok := r.disguise.Take(shown)
 	if !ok { // somebody else's
 		delete(r.flows, from)
+		r.pass(a.id)
 		for _, w := range all {
 			dst = append(dst, w.datagram)
 		}
@@ -104,33 +104,58 @@ func (r *Relay) Take(dst [][]byte, datagram []byte, from netip.AddrPort) [][]byt
 	return dst
 }
 
-// begin looks for the mark in the first packet of a client, which takes the place of who came
-// first. It returns nil for everybody else.
-func (r *Relay) begin(datagram []byte, from netip.AddrPort) (*arriving, Packet, []byte) {
+// open opens the packet of a datagram with the keys of the client, or as the first one of another, who is
+// not among flows yet.
+func (r *Relay) open(datagram []byte, from netip.AddrPort) (a *arriving, w waiting, ok bool) {
+	w.datagram = datagram
+	var err error
+	if a = r.flows[from]; a != nil {
+		if w.packet, w.rest, err = a.up.Open(datagram, a.largest); err == nil {
+			a.largest = max(a.largest, int64(w.packet.Number))
+			return a, w, true
+		}
+	}
 	id, ok := To(datagram)
 	if !ok {
-		return nil, Packet{}, nil
+		return nil, w, false
 	}
-	a := &arriving{from: from, up: clientKeys(id), largest: -1}
-	p, rest, err := a.up.Open(datagram, -1)
-	if err != nil {
-		return nil, Packet{}, nil
+	a = &arriving{from: from, id: string(id), up: clientKeys(id), largest: -1}
+	w.packet, w.rest, err = a.up.Open(datagram, -1)
+	a.largest = int64(w.packet.Number)
+	return a, w, err == nil
+}
+
+// begin adds a client to flows if its packet has the mark, in the place of who came first. It is false for
+// everybody else.
+func (r *Relay) begin(a *arriving, number uint64, frames []Frame) bool {
+	if !r.disguise.Marks([]byte(a.id), number, frames) {
+		r.pass(a.id)
+		return false
 	}
-	if !r.disguise.Marks(id, p.Number, p.Frames) {
-		r.passed[r.oldest[1]] = string(id)
-		r.oldest[1] = (r.oldest[1] + 1) % strangers
-		return nil, Packet{}, nil
-	}
-	if slices.Contains(r.passed[:], string(id)) { // marked by chance: its first datagram has passed
-		return nil, Packet{}, nil
+	if slices.Contains(r.passed[:], a.id) { // somebody says again, in part, what a client said
+		return false
 	}
 	if old := r.order[r.oldest[0]]; old != nil && r.flows[old.from] == old {
 		delete(r.flows, old.from)
 	}
 	r.order[r.oldest[0]] = a
 	r.oldest[0] = (r.oldest[0] + 1) % maxFlows
-	r.flows[from] = a
-	return a, p, rest
+	r.flows[a.from] = a
+	return true
+}
+
+// pass remembers a connection of which the library has seen something as it came: then it is to see
+// all of it so.
+func (r *Relay) pass(id string) {
+	r.passed[r.oldest[1]] = id
+	r.oldest[1] = (r.oldest[1] + 1) % strangers
+}
+
+// clone is one that does not alias what it was read into.
+func (w waiting) clone() waiting {
+	p := w.packet
+	p.To, p.From, p.Token = bytes.Clone(p.To), bytes.Clone(p.From), bytes.Clone(p.Token)
+	return waiting{bytes.Clone(w.datagram), p, bytes.Clone(w.rest)}
 }
 
 // collect keeps what CRYPTO frames have. It is false if that is too much.
@@ -166,8 +191,9 @@ func (a *arriving) whole() []byte {
 	return a.shown[:n]
 }
 
-// reveal puts a half of the hidden ClientHello into the place of what the packet has of the other one.
-// The halves take turns, as they do with a client that sends them again.
+// reveal puts the first half of the hidden ClientHello into the place of what a packet has of the
+// shown one if that is its front and end, and the second half if it is its middle. So a packet that
+// comes twice says the same twice, and who has both halves of the one has both of the other.
 func (a *arriving) reveal(w waiting) []byte {
 	p := w.packet
 	frames, err := Frames(p.Frames)
@@ -175,20 +201,19 @@ func (a *arriving) reveal(w waiting) []byte {
 		return w.datagram
 	}
 	var b []byte
+	half, offset := 1, len(a.halves[0])
 	for _, f := range frames {
 		if f.Type != Crypto && f.Type != Padding {
 			b = append(b, f.Raw...)
 		}
+		if f.Type == Crypto && f.Offset == 0 {
+			half, offset = 0, 0
+		}
 	}
-	offset := 0
-	if a.turn == 1 {
-		offset = len(a.halves[0])
-	}
-	b = appendCrypto(b, offset, a.halves[a.turn])
+	b = appendCrypto(b, offset, a.halves[half])
 	if len(b) > len(p.Frames) {
 		return w.datagram // no client's
 	}
-	a.turn = 1 - a.turn
 	p.Frames = append(b, make([]byte, len(p.Frames)-len(b))...)
 	return append(a.up.Seal(nil, &p), w.rest...)
 }

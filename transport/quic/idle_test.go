@@ -29,6 +29,8 @@ type memNetwork struct {
 	fault error // of whoever sends
 	// lost, if not nil, sees each datagram and says whether it is lost.
 	lost func(from net.Addr, b []byte) bool
+	// again, if not nil, says how much later than the delay a datagram comes, and its copies.
+	again func() []time.Duration
 }
 
 type memSocket struct {
@@ -69,6 +71,10 @@ func (s *memSocket) WriteTo(b []byte, addr net.Addr) (int, error) {
 	to, err, most := s.net.ports[addr.String()], s.net.fault, s.net.most
 	s.net.sent++
 	from := s.addr
+	later := []time.Duration{0}
+	if s.net.again != nil {
+		later = s.net.again()
+	}
 	dark := s.net.limit > 0 && s.net.sent > s.net.limit || s.net.lost != nil && s.net.lost(from, b)
 	s.net.mu.Unlock()
 	if err != nil {
@@ -76,12 +82,14 @@ func (s *memSocket) WriteTo(b []byte, addr net.Addr) (int, error) {
 	}
 	d := memDatagram{append([]byte(nil), b...), from}
 	if to != nil && !dark && (most == 0 || len(b) <= most) {
-		time.AfterFunc(s.net.delay, func() {
-			select {
-			case to.in <- d:
-			default:
-			}
-		})
+		for _, more := range later {
+			time.AfterFunc(s.net.delay+more, func() {
+				select {
+				case to.in <- d:
+				default:
+				}
+			})
+		}
 	}
 	return len(b), nil
 }

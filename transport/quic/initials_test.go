@@ -400,16 +400,28 @@ func TestRebind(t *testing.T) {
 	}
 }
 
-// handshakes dials a server n times over a network that loses a share of all datagrams, and
+// path is what befalls datagrams: shares of them are lost, come twice, and come late.
+type path struct{ lost, twice, late float64 }
+
+// handshakes dials a server n times over a path, and
 // says how many came to an end, and how long they took. With d the server is a relay's, and the
 // ClientHello in disguise. change changes the server.
-func handshakes(t *testing.T, n int, share float64, dressed bool, d *initial.Disguise, change func(*quicgo.Transport, *tls.Config)) (good int, took time.Duration) {
+func handshakes(t *testing.T, n int, p path, dressed bool, d *initial.Disguise, change func(*quicgo.Transport, *tls.Config)) (good int, took time.Duration) {
 	site := testSite(t)
 	for i := range n {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(uint64(i), 7))
 			m := &memNetwork{delay: 25 * time.Millisecond, ports: map[string]*memSocket{}}
-			m.lost = func(net.Addr, []byte) bool { return random.Float64() < share }
+			m.lost = func(net.Addr, []byte) bool { return random.Float64() < p.lost }
+			m.again = func() (later []time.Duration) {
+				for again := true; again; again = random.Float64() < p.twice {
+					later = append(later, 0)
+					if random.Float64() < p.late {
+						later[len(later)-1] = time.Duration(random.IntN(40)) * time.Millisecond
+					}
+				}
+				return later
+			}
 			socket, _ := m.ListenPacket(t.Context(), "", "")
 			server := &quicgo.Transport{Conn: socket}
 			if d != nil {
@@ -468,16 +480,32 @@ func TestInitialsUnderLoss(t *testing.T) {
 			if c.change != nil && share == 0.1 {
 				continue
 			}
-			bare, bareTook := handshakes(t, dials, share, false, nil, c.change)
+			bare, bareTook := handshakes(t, dials, path{lost: share}, false, nil, c.change)
 			for _, d := range []*initial.Disguise{nil, initial.NewDisguise([32]byte{1})} {
 				if d != nil && c.name == "HelloRetryRequest" {
 					continue // no relay asks for another ClientHello
 				}
-				good, took := handshakes(t, dials, share, true, d, c.change)
+				good, took := handshakes(t, dials, path{lost: share}, true, d, c.change)
 				t.Logf("%s, %.0f %% lost, in disguise: %t: %d of %d in %v, without dress %d in %v", c.name, 100*share, d != nil, good, dials, took, bare, bareTook)
 				if good < bare-2 || share < 0.2 && good < dials-1 || share == 0 && took != bareTook || took > 2*bareTook+100*time.Millisecond {
 					t.Errorf("%s, %.0f %% lost, in disguise: %t: %d of %d in %v, without dress %d in %v", c.name, 100*share, d != nil, good, dials, took, bare, bareTook)
 				}
+			}
+		}
+	}
+}
+
+// TestInitialsTwice: a network that doubles datagrams, and has them overtake each other, ends
+// no dial.
+func TestInitialsTwice(t *testing.T) {
+	const dials = 100
+	for _, p := range []path{{twice: 0.5}, {late: 0.5}, {lost: 0.05, twice: 0.5, late: 0.5}} {
+		for _, d := range []*initial.Disguise{nil, initial.NewDisguise([32]byte{1})} {
+			good, took := handshakes(t, dials, p, true, d, nil)
+			bare, bareTook := handshakes(t, dials, p, false, nil, nil)
+			t.Logf("%+v, in disguise: %t: %d of %d in %v, without dress %d in %v", p, d != nil, good, dials, took, bare, bareTook)
+			if good < bare || took > 2*bareTook {
+				t.Errorf("%+v, in disguise: %t: %d of %d in %v, without dress %d in %v", p, d != nil, good, dials, took, bare, bareTook)
 			}
 		}
 	}
