@@ -275,7 +275,8 @@ func TestRelayBounds(t *testing.T) {
 	c, flight, plain, hello := dressed(t, d, 1)
 	from := func(i int) netip.AddrPort { return netip.AddrPortFrom(client.Addr(), uint16(i)) }
 	for i := range maxFlows + 10 {
-		if got := r.Take(nil, flight[0], from(i)); got != nil {
+		half := marked(d, []byte{byte(i), byte(i >> 8), 9, 9, 9, 9, 9, 9}, 300, make([]byte, 900))
+		if got := r.Take(nil, half, from(i)); got != nil {
 			t.Fatalf("%d: a half is seen", i)
 		}
 	}
@@ -358,7 +359,7 @@ func FuzzRelay(f *testing.F) {
 	f.Fuzz(func(t *testing.T, a, b []byte, mark bool) {
 		r := NewRelay(d)
 		if mark && len(a) > 0 { // what only who knows S can say
-			a = marked(d, int(a[0])<<4, append(bytes.Clone(a[1:min(len(a), 900)]), make([]byte, leastData)...))
+			a = marked(d, testID, int(a[0])<<4, append(bytes.Clone(a[1:min(len(a), 900)]), make([]byte, leastData)...))
 		}
 		for _, datagram := range [][]byte{a, b, a, b} {
 			for _, out := range r.Take(nil, datagram, client) {
@@ -371,12 +372,12 @@ func FuzzRelay(f *testing.F) {
 }
 
 // marked is a datagram with a part of a ClientHello and the mark.
-func marked(d *Disguise, offset int, data []byte) []byte {
-	p := Packet{To: testID, Number: 1, NumberLen: 1}
-	for _, s := range layout(d.draws(testID, 1), []piece{{offset, data}}, 1250-p.Overhead()) {
+func marked(d *Disguise, id []byte, offset int, data []byte) []byte {
+	p := Packet{To: id, Number: 1, NumberLen: 1}
+	for _, s := range layout(d.draws(id, 1), []piece{{offset, data}}, 1250-p.Overhead()) {
 		p.Frames = s.append(p.Frames)
 	}
-	k, _ := KeysOf(testID)
+	k, _ := KeysOf(id)
 	return k.Seal(nil, &p)
 }
 
@@ -449,6 +450,40 @@ func TestRelayReplayed(t *testing.T) {
 	}
 	if again := r.Take(nil, flight[0], client); len(again) != 1 {
 		t.Error("then a part of it waits")
+	}
+}
+
+// TestRelayReplayedInPart: who says one datagram of a client again, from elsewhere, is answered at
+// once, whether the client was whole or not, and the client is not disturbed.
+func TestRelayReplayedInPart(t *testing.T) {
+	d := NewDisguise([32]byte{1})
+	_, flight, _, hello := dressed(t, d, 1)
+	prober := netip.MustParseAddrPort("198.51.100.1:9")
+	r := NewRelay(d)
+	var got [][]byte
+	replay := func() {
+		t.Helper()
+		for _, datagram := range flight {
+			if again := r.Take(nil, datagram, prober); len(again) != 1 || !bytes.Equal(again[0], datagram) {
+				t.Errorf("it becomes %d datagrams", len(again))
+			}
+		}
+	}
+	for _, datagram := range flight {
+		got = r.Take(got, datagram, client)
+		replay()
+	}
+	if !bytes.Equal(said(t, testID, got), hello) {
+		t.Error("the client's ClientHello is another")
+	}
+	for i := range clients + 10 { // they are forgotten in the end
+		r.Take(nil, marked(d, []byte{byte(i), byte(i >> 8), 9, 9, 9, 9, 9, 9}, 300, make([]byte, 900)), client)
+		if i == clients-2 {
+			replay()
+		}
+	}
+	if len(r.met) != clients {
+		t.Errorf("%d clients are remembered", len(r.met))
 	}
 }
 

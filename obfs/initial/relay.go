@@ -11,8 +11,10 @@ const (
 	// datagrams at most: 12 MiB, if all say one half of a ClientHello only.
 	maxFlows   = 1024
 	maxWaiting = 4
-	// strangers is how many connections of others are remembered, which began without the mark.
+	// strangers is how many connections of others are remembered, which began without the mark, and
+	// clients how many with it, by ids of 8 bytes: those of weeks, in a megabyte or two.
 	strangers = 1024
+	clients   = 1 << 14
 	// A client's Initial packets are in datagrams of at least leastDatagram bytes (RFC 9000,
 	// section 14.1); quic-go cuts those that are longer than maxDatagram.
 	leastDatagram, maxDatagram = 1200, 1452
@@ -27,12 +29,15 @@ type Relay struct {
 	order    [maxFlows]*arriving // in which they came
 	passed   [strangers]string   // ids of strangers' connections
 	oldest   [2]int              // places in order and passed
+	met      map[string]bool     // ids of clients
+	metOrder [clients]string     // in which they came; "" is none
+	metNext  int                 // place in metOrder
 	frames   []Frame             // scratch
 }
 
 // NewRelay returns one that knows no client.
 func NewRelay(d *Disguise) *Relay {
-	return &Relay{disguise: d, flows: map[netip.AddrPort]*arriving{}}
+	return &Relay{disguise: d, flows: map[netip.AddrPort]*arriving{}, met: map[string]bool{}}
 }
 
 // arriving is a ClientHello that seems to be in disguise.
@@ -90,7 +95,6 @@ func (r *Relay) Take(dst [][]byte, datagram []byte, from netip.AddrPort) [][]byt
 	hello, ok := r.disguise.Take(shown)
 	if !ok { // somebody else's
 		delete(r.flows, from)
-		r.pass(a.id)
 		for _, w := range all {
 			dst = append(dst, w.datagram)
 		}
@@ -126,15 +130,19 @@ func (r *Relay) open(datagram []byte, from netip.AddrPort) (a *arriving, w waiti
 }
 
 // begin adds a client to flows if its packet has the mark, in the place of who came first. It is false for
-// everybody else.
+// everybody else, and for who says from elsewhere, or later, what a client said: he may have only one datagram of it, and is
+// to be answered as by any server.
 func (r *Relay) begin(a *arriving, number uint64, frames []Frame) bool {
 	if !r.disguise.Marks([]byte(a.id), number, frames) {
 		r.pass(a.id)
 		return false
 	}
-	if slices.Contains(r.passed[:], a.id) { // somebody says again, in part, what a client said
+	if r.met[a.id] || slices.Contains(r.passed[:], a.id) {
 		return false
 	}
+	delete(r.met, r.metOrder[r.metNext])
+	r.met[a.id], r.metOrder[r.metNext] = true, a.id
+	r.metNext = (r.metNext + 1) % clients
 	if old := r.order[r.oldest[0]]; old != nil && r.flows[old.from] == old {
 		delete(r.flows, old.from)
 	}

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -509,6 +510,44 @@ func TestInitialsTwice(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestReplayedInPart: who recorded a client, and says one of its first datagrams alone, is answered, as by
+// any server.
+func TestReplayedInPart(t *testing.T) {
+	site := testSite(t)
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var sent [][]byte
+		m := &memNetwork{delay: 20 * time.Millisecond, ports: map[string]*memSocket{}}
+		m.lost = func(from net.Addr, b []byte) bool {
+			if from.String() != "192.0.2.1:1000" { // the relay is the first
+				mu.Lock()
+				defer mu.Unlock()
+				sent = append(sent, bytes.Clone(b))
+			}
+			return false
+		}
+		err := dialSite(t, m, site, func(_, _ transport.Carrier) {
+			time.Sleep(2 * time.Minute) // the carrier, and its ids, are forgotten
+			mu.Lock()
+			first := slices.Clone(sent[:2])
+			mu.Unlock()
+			for i, datagram := range first {
+				socket, _ := m.ListenPacket(t.Context(), "", "")
+				_, _ = socket.WriteTo(datagram, &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1000})
+				select {
+				case <-socket.(*memSocket).in:
+				case <-time.After(time.Second):
+					t.Errorf("datagram %d draws no answer", i+1)
+				}
+				time.Sleep(2 * time.Minute)
+			}
+		}, func() {})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // TestOtherVersion: a server that does not speak version 1 is told from one that is silent.
