@@ -11,6 +11,8 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"slices"
 	"testing"
 	"time"
 
@@ -175,9 +177,9 @@ func TestHeaderOverHTTP1(t *testing.T) {
 	}
 }
 
-// TestFirstFrames has the site begin HTTP/2 as Caddy 2.11 does, to the byte: its server
-// is this one as it comes (modules/caddyhttp/app.go).
-func TestFirstFrames(t *testing.T) {
+// testSite is a site with its certificate.
+func testSite(t *testing.T) (*Site, tls.Certificate) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -192,6 +194,58 @@ func TestFirstFrames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return site, cert
+}
+
+// TestHeeded: of what a visitor says no more is kept while he is answered than what the answer
+// depends on.
+func TestHeeded(t *testing.T) {
+	site, _ := testSite(t)
+	for _, tt := range []struct {
+		others int // values before the one that asks for compression
+		zipped bool
+	}{{0, true}, {3, true}, {4, false}, {1000, false}} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header = http.Header{"Cookie": {"stork"}, "Accept-Encoding": append(slices.Repeat([]string{"br"}, tt.others), "gzip")}
+		w := httptest.NewRecorder()
+		site.ServeHTTP(w, r)
+		room := cap(r.Header["Accept-Encoding"])
+		if zipped := w.Header().Get("Content-Encoding") == "gzip"; zipped != tt.zipped || len(r.Header) != 1 || room > 8 {
+			t.Errorf("after %d others: compressed %t, %d fields, room for %d values", tt.others, zipped, len(r.Header), room)
+		}
+	}
+}
+
+// TestFramesOfWhoLeaves: a frame that is too much is not begun.
+func TestFramesOfWhoLeaves(t *testing.T) {
+	near, far := net.Pipe()
+	defer near.Close()
+	r := new(room)
+	v := r.enter(far)
+	_, cert := testSite(t)
+	f := newFramedVisit(tls.Server(v, &tls.Config{Certificates: []tls.Certificate{cert}}))
+	defer f.Close()
+	said := make(chan error, 1)
+	go func() {
+		c := tls.Client(near, &tls.Config{InsecureSkipVerify: true})
+		_, err := c.Write(append([]byte(http2.ClientPreface), frameHead(0xfa, 0, 0, mostFrame)...))
+		said <- err
+		_, _ = io.Copy(io.Discard, near)
+	}()
+	b := make([]byte, len(http2.ClientPreface)+9)
+	v.note(func() { r.held += roomy - mostFrame/2 }) // others have it
+	if n, err := f.Read(b); n != 0 || err != net.ErrClosed {
+		t.Errorf("who has to leave is read: %d bytes, %v", n, err)
+	}
+	if err := <-said; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFirstFrames has the site begin HTTP/2 as Caddy 2.11 does, to the byte: its server
+// is this one as it comes (modules/caddyhttp/app.go).
+func TestFirstFrames(t *testing.T) {
+	site, cert := testSite(t)
 	listen := func() net.Listener {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

@@ -97,6 +97,22 @@ func TestTries(t *testing.T) {
 	})
 }
 
+// TestUntoldAtOnce: while nobody knows the password nobody can guess it, and programs
+// that say theirs again and again are told so at once.
+func TestUntoldAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, begin := &password{untold: true}, time.Now()
+		for range 2 * freeTries {
+			if p.check(t.Context(), "anna", "stork") {
+				t.Fatal("a password that nobody knows is right")
+			}
+		}
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("it takes %v to hear that nobody knows", took)
+		}
+	})
+}
+
 // say sends said and returns all that the proxy answers until it ends the
 // connection. A web server gives up a request whose sender sends FIN.
 func say(t *testing.T, f *Front, said string) string {
