@@ -21,12 +21,14 @@ type entry struct {
 	body []byte
 }
 
-func fixed(id uint64, body string) entry {
-	b, err := hex.DecodeString(body)
+func fixed(id uint64, body string) entry { return entry{id, constant(body)} }
+
+func constant(s string) []byte {
+	b, err := hex.DecodeString(s)
 	if err != nil {
 		panic(err) // it is a constant
 	}
-	return entry{id, b}
+	return b
 }
 
 func chromiumExtensions() []entry {
@@ -67,8 +69,7 @@ func chromiumParameters() []entry {
 var payloads = [...]int{144, 176, 208, 240}
 
 // chromium writes a ClientHello with what it has in common with another one; without a name the
-// site is an address. The payload of
-// ECH has at least least bytes, and is random; an empty part means that it is never so long.
+// site is an address. The payload of ECH has at least least bytes, and is random; an empty part means that it is never so long.
 func chromium(random, name, hybrid []byte, least int, r *rand.Rand) (hello []byte, payload part) {
 	size := payloads[r.IntN(len(payloads))]
 	for _, n := range payloads {
@@ -104,10 +105,9 @@ func chromium(random, name, hybrid []byte, least int, r *rand.Rand) (hello []byt
 			payload.end = len(exts)
 		}
 	}
-	ciphers := fixed(0, chromiumCiphers).body
 	body := append([]byte{3, 3}, random...)
-	body = append(append(body, 0), vector(2, ciphers)...) // no session id
-	body = append(body, 1, 0)                             // no compression
+	body = append(append(body, 0), vector(2, constant(chromiumCiphers))...) // no session id
+	body = append(body, 1, 0)                                               // no compression
 	payload.end += 4 + len(body) + 2
 	payload.start = payload.end - size
 	return append([]byte{1}, vector(3, body, vector(2, exts))...), payload

@@ -192,7 +192,7 @@ func (c *Client) hello() []byte {
 // both.
 func (c *Client) recut(held []*flight, hello []byte) {
 	if c.disguise != nil && !bytes.Equal(hello, c.plain) { // after a Retry it is the same
-		c.plain, c.shown = hello, c.disguise.Put(hello, c.random)
+		c.plain, c.shown = hello, c.disguise.put(hello, c.random)
 	}
 	if c.shown != nil {
 		hello = c.shown

@@ -9,10 +9,11 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"io"
 	"math/rand/v2"
 	"slices"
+
+	"busel/obfs/vectors"
 )
 
 // Labels of the two keys, which are HKDF-Expand(HKDF-Extract("", S), label, 16).
@@ -25,9 +26,9 @@ const (
 // about 170.
 const maxRest = 1024
 
-// Disguise puts a client's ClientHello into one of Chromium's, and takes it out again, so
-// that an observer reads a browser's, and the TLS libraries of both ends theirs. The keys
-// for it are made of the relay's public key S: who knows that can tell. It is safe for
+// Disguise is what [Client] puts a ClientHello into one of Chromium's with, and [Relay] takes it out
+// again, so that an observer reads a browser's, and the TLS libraries of both ends theirs. Its keys
+// are made of the relay's public key S: who knows that can tell. It is safe for
 // concurrent use.
 type Disguise struct{ mark, seal cipher.AEAD }
 
@@ -68,10 +69,10 @@ func (d *Disguise) draws(id []byte, number uint64) func(n int) int {
 	}
 }
 
-// Marks reports whether the frames of a packet are laid out as [Disguise.draws] says: then it has a
+// marks reports whether the frames of a packet are laid out as draws says: then it has a
 // part of a ClientHello in disguise. What leaves little to chance is never marked, so that nobody
 // finds a packet with the mark by trying.
-func (d *Disguise) Marks(id []byte, number uint64, frames []Frame) bool {
+func (d *Disguise) marks(id []byte, number uint64, frames []Frame) bool {
 	for len(frames) > 0 && (frames[0].Type == Ack || frames[0].Type == AckECN || frames[0].Type == Close) {
 		frames = frames[1:]
 	}
@@ -136,29 +137,29 @@ func parse(msg []byte) (f fields, ok bool) {
 	if len(msg) < randomAt+randomLen || msg[0] != 1 || len(msg) != helloLen(msg) {
 		return f, false
 	}
-	c := walk{msg, randomAt + randomLen, true}
-	c.vector(1)
-	c.vector(2)
-	c.vector(1)
-	exts := c.vector(2)
-	if !c.ok || c.at != len(msg) {
+	c := vectors.Of(msg[randomAt+randomLen:])
+	c.Vector(1)
+	c.Vector(2)
+	c.Vector(1)
+	exts := c.Vector(2)
+	if !c.Whole() {
 		return f, false
 	}
-	for c := (walk{msg[:exts.end], exts.start, true}); c.at < exts.end; {
-		id := c.uint(2)
-		body := c.vector(2)
-		if !c.ok {
-			return f, false
+	for exts.OK && len(exts.B) > 0 {
+		id, in := exts.Uint(2), exts.Vector(2)
+		end := len(msg) - len(exts.B)
+		field := func() part { // the vector that in has next
+			v := in.Vector(2)
+			e := end - len(in.B)
+			return part{e - len(v.B), e}
 		}
-		in := walk{msg[:body.end], body.start, true}
 		switch id {
 		case extName:
-			in.uint(2) // of the list, which has one
-			in.uint(1)
-			f.name = in.vector(2)
+			in.Take(2 + 1) // the list has one
+			f.name = field()
 		case extShares:
-			for in.uint(2); in.ok && in.at < body.end; {
-				switch group, key := in.uint(2), in.vector(2); {
+			for in.Take(2); in.OK && len(in.B) > 0; {
+				switch group, key := in.Uint(2), field(); {
 				case group == groupHybrid && key.len() == hybridLen:
 					f.hybrid = key
 				case group == groupX25519 && key.len() == keyLen:
@@ -166,53 +167,23 @@ func parse(msg []byte) (f fields, ok bool) {
 				}
 			}
 		case extECH:
-			in.uint(1)
-			in.uint(4)
-			in.uint(1)
-			in.vector(2)
-			f.payload = in.vector(2)
+			in.Take(1 + 4 + 1)
+			in.Vector(2)
+			f.payload = field()
 		}
-		if !in.ok {
+		if !in.OK {
 			return f, false
 		}
 	}
-	return f, true
+	return f, exts.OK
 }
 
 // helloLen is how long a handshake message says that it is, with its header of 4 bytes.
 func helloLen(msg []byte) int { return 4 + int(msg[1])<<16 + int(msg[2])<<8 + int(msg[3]) }
 
-// walk goes through b. ok goes false, for good, when b is too short.
-type walk struct {
-	b  []byte
-	at int
-	ok bool
-}
-
-func (w *walk) uint(n int) (v int) {
-	if w.ok = w.ok && len(w.b)-w.at >= n; !w.ok {
-		return 0
-	}
-	for range n {
-		v = v<<8 | int(w.b[w.at])
-		w.at++
-	}
-	return v
-}
-
-// vector is a vector with a length of n bytes.
-func (w *walk) vector(n int) part {
-	size := w.uint(n)
-	if w.ok = w.ok && len(w.b)-w.at >= size; !w.ok {
-		return part{}
-	}
-	w.at += size
-	return part{w.at - size, w.at}
-}
-
-// Put returns a ClientHello of Chromium's that has another one in it, nil if that does not
+// put returns a ClientHello of Chromium's that has another one in it, nil if that does not
 // fit: without a share of X25519MLKEM768, or with much that is not known.
-func (d *Disguise) Put(hello []byte, r *rand.Rand) []byte {
+func (d *Disguise) put(hello []byte, r *rand.Rand) []byte {
 	f, ok := parse(hello)
 	if !ok || f.hybrid.len() == 0 {
 		return nil
@@ -238,8 +209,8 @@ func (d *Disguise) Put(hello []byte, r *rand.Rand) []byte {
 	return shown
 }
 
-// Take returns the ClientHello that is in another one.
-func (d *Disguise) Take(shown []byte) (hello []byte, ok bool) {
+// take returns the ClientHello that is in another one.
+func (d *Disguise) take(shown []byte) (hello []byte, ok bool) {
 	f, ok := parse(shown)
 	if !ok || f.payload.len() < sealedAtLeft+tagLen || f.hybrid.len() == 0 {
 		return nil, false
@@ -290,18 +261,18 @@ func around(b []byte, p part) []byte { return slices.Concat(b[:p.start], b[p.end
 
 // dictionary is what Go 1.26 and quic-go 0.65 say in a ClientHello, without random, name and keys.
 // Another version's is packed with it as well, only not so short.
-var dictionary, _ = hex.DecodeString("" +
+const dictionary = "" +
 	"010005de0303000006130113021303010005af00000010000e00000b000b00020100ff0100010000" +
 	"170000001200000039003d0504800800000604800800000704800800000404800c00000801000901" +
 	"2301048000ea60030245ac0b011a0e01040f0020027fff000500050100000000000a000a000811ec" +
 	"001d00170018000d0010000e08040403080708050806050306030032001a00180804040308070805" +
 	"08060401050106010503060302010203001000050003026833002b0003020304003304ea04e811ec" +
-	"04c0001d0020")
+	"04c0001d0020"
 
 // pack appends b in the DEFLATE format (RFC 1951), with a ClientHello of Go's as the dictionary.
 func pack(dst, b []byte) []byte {
 	out := bytes.NewBuffer(dst)
-	w, err := flate.NewWriterDict(out, flate.BestCompression, dictionary)
+	w, err := flate.NewWriterDict(out, flate.BestCompression, constant(dictionary))
 	if err == nil {
 		_, err = w.Write(b)
 	}
@@ -316,6 +287,6 @@ func pack(dst, b []byte) []byte {
 
 // unpack undoes that. What follows is ignored.
 func unpack(b []byte) ([]byte, bool) {
-	out, err := io.ReadAll(io.LimitReader(flate.NewReaderDict(bytes.NewReader(b), dictionary), maxRest+1))
+	out, err := io.ReadAll(io.LimitReader(flate.NewReaderDict(bytes.NewReader(b), constant(dictionary)), maxRest+1))
 	return out, err == nil && len(out) <= maxRest
 }

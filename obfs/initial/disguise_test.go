@@ -57,7 +57,7 @@ func TestDisguise(t *testing.T) {
 			name = "192.0.2.1" // which is not said
 		}
 		hello := helloOf(t, name, likeQUICGos(r))
-		shown := d.Put(hello, r)
+		shown := d.put(hello, r)
 		if shown == nil {
 			t.Fatalf("a ClientHello of %d bytes does not fit", len(hello))
 		}
@@ -69,18 +69,18 @@ func TestDisguise(t *testing.T) {
 		if (f.name.len() == 0) != (i%10 == 0) {
 			t.Error("the name is not the client's")
 		}
-		if got, ok := d.Take(shown); !ok || !bytes.Equal(got, hello) {
+		if got, ok := d.take(shown); !ok || !bytes.Equal(got, hello) {
 			t.Fatalf("out comes %x, %v", got, ok)
 		}
-		if _, ok := other.Take(shown); ok {
+		if _, ok := other.take(shown); ok {
 			t.Fatal("another relay takes it")
 		}
-		if _, ok := d.Take(hello); ok {
+		if _, ok := d.take(hello); ok {
 			t.Fatal("a plain ClientHello has another one in it")
 		}
 		at := r.IntN(len(shown))
 		shown[at] ^= 1 << r.IntN(8)
-		if _, ok := d.Take(shown); ok {
+		if _, ok := d.take(shown); ok {
 			t.Fatalf("it is taken with byte %d changed", at)
 		}
 	}
@@ -101,13 +101,13 @@ func TestNoDisguise(t *testing.T) {
 		"without the share":  helloOf(t, "a.example", nil, tls.X25519),
 		"with what is large": helloOf(t, "a.example", randomBytes(r, 300)),
 	} {
-		if shown := d.Put(hello, r); shown != nil {
+		if shown := d.put(hello, r); shown != nil {
 			t.Errorf("%s: it becomes %x", name, shown)
 		}
 	}
 	// Only the hybrid share: nothing else is missed.
 	hello := helloOf(t, "a.example", nil, tls.X25519MLKEM768)
-	if got, ok := d.Take(d.Put(hello, r)); !ok || !bytes.Equal(got, hello) {
+	if got, ok := d.take(d.put(hello, r)); !ok || !bytes.Equal(got, hello) {
 		t.Error("without a share of x25519 another one comes out")
 	}
 }
@@ -399,10 +399,10 @@ func TestMarks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d.Marks(testID, number, frames) != tt.want {
+			if d.marks(testID, number, frames) != tt.want {
 				t.Fatalf("%d bytes and %d of room are marked: %t", tt.data, tt.room, !tt.want)
 			}
-			if d.Marks(testID, number+1, frames) || d.Marks([]byte("another"), number, frames) {
+			if d.marks(testID, number+1, frames) || d.marks([]byte("another"), number, frames) {
 				t.Fatal("another packet's layout is marked")
 			}
 		}
@@ -482,8 +482,8 @@ func TestRelayReplayedInPart(t *testing.T) {
 			replay()
 		}
 	}
-	if len(r.met) != clients {
-		t.Errorf("%d clients are remembered", len(r.met))
+	if len(r.met.has) != clients {
+		t.Errorf("%d clients are remembered", len(r.met.has))
 	}
 }
 
@@ -504,7 +504,7 @@ func FuzzTake(f *testing.F) {
 	r := testRandom()
 	hello := helloOf(f, "a.example", likeQUICGos(r))
 	f.Add(hello, false)
-	f.Add(d.Put(hello, r), false)
+	f.Add(d.put(hello, r), false)
 	f.Add([]byte("\x00\x06\x00\x50\x00\x60"), true)
 	f.Fuzz(func(t *testing.T, b []byte, sealed bool) {
 		if sealed && len(b) <= payloads[3]-tagLen { // of somebody who knows S
@@ -513,9 +513,9 @@ func FuzzTake(f *testing.F) {
 			d.seal.Seal(at.of(shown)[:0], shown[randomAt:randomAt+sealedNonce], plain, around(shown, at))
 			b = shown
 		}
-		if got, ok := d.Take(b); ok && len(got) > maxRest+randomLen+hybridLen+keyLen+len(b) {
+		if got, ok := d.take(b); ok && len(got) > maxRest+randomLen+hybridLen+keyLen+len(b) {
 			t.Errorf("%d bytes become %d", len(b), len(got))
 		}
-		d.Put(b, testRandom())
+		d.put(b, testRandom())
 	})
 }

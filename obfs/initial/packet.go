@@ -34,10 +34,11 @@ type Keys struct {
 // KeysOf returns the keys of a connection, by the destination connection id of the
 // client's first packet, or of its first one after a Retry.
 func KeysOf(id []byte) (client, server *Keys) {
-	return clientKeys(id), newKeys(expand(initialSecret(id), "server in", 32))
+	secret := initialSecret(id)
+	return newKeys(expand(secret, "client in", 32)), newKeys(expand(secret, "server in", 32))
 }
 
-// clientKeys returns the first of them.
+// clientKeys returns the first of them alone.
 func clientKeys(id []byte) *Keys {
 	return newKeys(expand(initialSecret(id), "client in", 32))
 }

@@ -27,17 +27,38 @@ type Relay struct {
 	disguise *Disguise
 	flows    map[netip.AddrPort]*arriving
 	order    [maxFlows]*arriving // in which they came
-	passed   [strangers]string   // ids of strangers' connections
-	oldest   [2]int              // places in order and passed
-	met      map[string]bool     // ids of clients
-	metOrder [clients]string     // in which they came; "" is none
-	metNext  int                 // place in metOrder
+	oldest   int                 // place in order
+	passed   recent              // ids of strangers' connections
+	met      recent              // ids of clients
 	frames   []Frame             // scratch
+}
+
+// recent are the last most strings that were added.
+type recent struct {
+	most  int
+	has   map[string]bool
+	order []string
+	next  int // place in order, once there are so many
+}
+
+func newRecent(most int) recent { return recent{most: most, has: map[string]bool{}} }
+
+func (r *recent) add(s string) {
+	switch {
+	case r.has[s]:
+		return
+	case len(r.order) < r.most:
+		r.order = append(r.order, s)
+	default:
+		delete(r.has, r.order[r.next])
+		r.order[r.next], r.next = s, (r.next+1)%r.most
+	}
+	r.has[s] = true
 }
 
 // NewRelay returns one that knows no client.
 func NewRelay(d *Disguise) *Relay {
-	return &Relay{disguise: d, flows: map[netip.AddrPort]*arriving{}, met: map[string]bool{}}
+	return &Relay{disguise: d, flows: map[netip.AddrPort]*arriving{}, passed: newRecent(strangers), met: newRecent(clients)}
 }
 
 // arriving is a ClientHello that seems to be in disguise.
@@ -92,7 +113,7 @@ func (r *Relay) Take(dst [][]byte, datagram []byte, from netip.AddrPort) [][]byt
 	}
 	all := a.waiting
 	a.waiting = nil
-	hello, ok := r.disguise.Take(shown)
+	hello, ok := r.disguise.take(shown)
 	if !ok { // somebody else's
 		delete(r.flows, from)
 		for _, w := range all {
@@ -133,30 +154,20 @@ func (r *Relay) open(datagram []byte, from netip.AddrPort) (a *arriving, w waiti
 // everybody else, and for who says from elsewhere, or later, what a client said: he may have only one datagram of it, and is
 // to be answered as by any server.
 func (r *Relay) begin(a *arriving, number uint64, frames []Frame) bool {
-	if !r.disguise.Marks([]byte(a.id), number, frames) {
-		r.pass(a.id)
+	if !r.disguise.marks([]byte(a.id), number, frames) {
+		r.passed.add(a.id) // the library is to see all of it as it comes
 		return false
 	}
-	if r.met[a.id] || slices.Contains(r.passed[:], a.id) {
+	if r.met.has[a.id] || r.passed.has[a.id] {
 		return false
 	}
-	delete(r.met, r.metOrder[r.metNext])
-	r.met[a.id], r.metOrder[r.metNext] = true, a.id
-	r.metNext = (r.metNext + 1) % clients
-	if old := r.order[r.oldest[0]]; old != nil && r.flows[old.from] == old {
+	r.met.add(a.id)
+	if old := r.order[r.oldest]; old != nil && r.flows[old.from] == old {
 		delete(r.flows, old.from)
 	}
-	r.order[r.oldest[0]] = a
-	r.oldest[0] = (r.oldest[0] + 1) % maxFlows
+	r.order[r.oldest], r.oldest = a, (r.oldest+1)%maxFlows
 	r.flows[a.from] = a
 	return true
-}
-
-// pass remembers a connection of which the library has seen something as it came: then it is to see
-// all of it so.
-func (r *Relay) pass(id string) {
-	r.passed[r.oldest[1]] = id
-	r.oldest[1] = (r.oldest[1] + 1) % strangers
 }
 
 // clone is one that does not alias what it was read into.
