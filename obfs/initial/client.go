@@ -161,7 +161,7 @@ func (c *Client) open(datagram []byte) (p Packet, rest []byte, err error) {
 			return p, nil, err
 		}
 		c.id, c.up, c.down = bytes.Clone(id), up, down
-		c.flown, c.held, c.cut = false, nil, nil
+		c.flown, c.held = false, nil
 	}
 	c.largest[0] = max(c.largest[0], int64(p.Number))
 	return p, rest, nil
@@ -210,7 +210,7 @@ func (c *Client) recut(held []*flight, hello []byte) {
 			return
 		}
 	}
-	c.cut, c.seen, c.turn = nil, [2]bool{}, 0
+	c.turn = 0
 	for _, f := range held {
 		f.crypto = c.half(f.packet.Number)
 	}

@@ -77,15 +77,12 @@ func (d *Disguise) marks(id []byte, number uint64, frames []Frame) bool {
 		frames = frames[1:]
 	}
 	var crypto []piece
-	size, data, pings := 0, 0, 0
+	size, data := 0, 0
 	for _, f := range frames {
 		size += len(f.Raw)
-		switch f.Type {
-		case Crypto:
+		if f.Type == Crypto {
 			crypto = append(crypto, piece{int(min(f.Offset, maxHello)), f.Data})
 			data += len(f.Data)
-		case Ping:
-			pings++
 		}
 	}
 	slices.SortFunc(crypto, func(a, b piece) int { return a.offset - b.offset })
@@ -98,7 +95,7 @@ func (d *Disguise) marks(id []byte, number uint64, frames []Frame) bool {
 			joined = append(joined, p)
 		}
 	}
-	if pings < leastExtra || len(crypto) < leastExtra || data < leastData || size-piecesLen(joined) < leastRoom {
+	if data < leastData || size-piecesLen(joined) < leastRoom {
 		return false
 	}
 	return slices.EqualFunc(frames, layout(d.draws(id, number), joined, size), func(f Frame, s slot) bool {

@@ -182,10 +182,13 @@ func TestRelay(t *testing.T) {
 				numbers[p.Number] = true
 			}
 			for i, datagram := range order {
-				before := bytes.Clone(datagram)
-				got = r.Take(got, datagram, client)
-				if !bytes.Equal(datagram, before) {
+				lent := bytes.Clone(datagram)
+				got = r.Take(got, lent, client)
+				if !bytes.Equal(datagram, lent) {
 					t.Error("a datagram was changed")
+				}
+				if len(got) == 0 {
+					clear(lent) // it is read into again
 				}
 				if i < len(order)-1 && len(got) > 0 {
 					t.Error("a part of the ClientHello was seen")
@@ -315,6 +318,9 @@ func TestAcknowledgedInDisguise(t *testing.T) {
 		c.Out(renumbered(t, plain[0], uint64(2+2*i)))
 		c.Out(renumbered(t, plain[1], uint64(3+2*i)))
 	}
+	if len(c.cut) != 8 {
+		t.Errorf("%d packets with a half are known", len(c.cut))
+	}
 	_, server := KeysOf(testID)
 	number := uint64(0)
 	acknowledged := func(ranges ...Range) string {
@@ -345,6 +351,12 @@ func TestAcknowledgedInDisguise(t *testing.T) {
 		if got := acknowledged(tt.ranges...); got != tt.want {
 			t.Errorf("%v becomes %s, want %s", tt.ranges, got, tt.want)
 		}
+	}
+	for i := range uint64(2 * maxCut) {
+		c.Out(renumbered(t, plain[0], 10+i))
+	}
+	if len(c.cut) != maxCut {
+		t.Errorf("%d packets with a half are known", len(c.cut))
 	}
 }
 
@@ -444,9 +456,15 @@ func TestRelayReplayed(t *testing.T) {
 	}
 	first := k.Seal(nil, &changed)
 	r = NewRelay(d)
-	got := append(r.Take(nil, first, client), r.Take(nil, flight[1], client)...)
+	lent := bytes.Clone(first)
+	got := r.Take(nil, lent, client)
+	clear(lent) // it is read into again
+	got = append(got, r.Take(nil, flight[1], client)...)
 	if len(got) != 2 || !bytes.Equal(got[0], first) || !bytes.Equal(got[1], flight[1]) {
 		t.Errorf("changed it becomes %d datagrams", len(got))
+	}
+	if len(r.flows) != 0 {
+		t.Error("it is taken for a client")
 	}
 	if again := r.Take(nil, flight[0], client); len(again) != 1 {
 		t.Error("then a part of it waits")
@@ -496,6 +514,195 @@ func TestRelayLong(t *testing.T) {
 	if got := r.Take(nil, long, client); len(got) != 1 || len(r.flows) != 0 {
 		t.Error("a datagram of 61 kB waits")
 	}
+	k, _ := KeysOf(testID)
+	short := k.Seal(nil, &Packet{To: testID, NumberLen: 1, Frames: appendCrypto(nil, 0, make([]byte, 100))}) // a server drops it
+	if got := r.Take(nil, short, client); len(got) != 1 || len(r.passed.has) != 0 {
+		t.Error("a short datagram was opened")
+	}
+}
+
+// TestRelayOdd: who knows S and says odd things keeps no memory, and stops nothing.
+func TestRelayOdd(t *testing.T) {
+	d := NewDisguise([32]byte{1})
+	k, _ := KeysOf(testID)
+	sealed := func(number uint64, crypto []piece, size int) []byte {
+		p := Packet{To: testID, Number: number, NumberLen: 1}
+		for _, s := range layout(d.draws(testID, number), crypto, size-p.Overhead()) {
+			p.Frames = s.append(p.Frames)
+		}
+		return k.Seal(nil, &p)
+	}
+	// A part far behind any ClientHello's end.
+	r := NewRelay(d)
+	first := sealed(1, []piece{{300, make([]byte, 900)}}, 1250)
+	if got := r.Take(nil, first, client); got != nil {
+		t.Fatal("a half is seen")
+	}
+	far := sealed(2, []piece{{1 << 20, make([]byte, 900)}}, 1250)
+	if got := r.Take(nil, far, client); len(got) != 2 || !bytes.Equal(got[0], first) || !bytes.Equal(got[1], far) || len(r.flows) != 0 {
+		t.Errorf("what is far behind is seen as %d datagrams", len(got))
+	}
+	// What follows a half in its datagram stays.
+	hello := helloOf(t, "a.example", likeQUICGos(testRandom()))
+	shown := d.put(hello, testRandom())
+	r = NewRelay(d)
+	var coalesced [][]byte
+	for i, data := range [][]byte{shown[:1000], shown[1000:]} {
+		lent := append(sealed(uint64(i+1), []piece{{1000 * i, data}}, 1200), "what follows"...)
+		coalesced = r.Take(coalesced, lent, client)
+		clear(lent[len(lent)-12:])
+	}
+	if len(coalesced) != 2 || !bytes.HasSuffix(coalesced[0], []byte("what follows")) || !bytes.Equal(said(t, testID, coalesced), hello) {
+		t.Errorf("%d datagrams, in which something follows, are others", len(coalesced))
+	}
+	// Packets with no room for a half of what is hidden.
+	r = NewRelay(d)
+	var sent, got [][]byte
+	quarter := (len(shown) + 3) / 4
+	for i := range 4 {
+		data := shown[i*quarter : min((i+1)*quarter, len(shown))]
+		small := append(sealed(uint64(i+1), []piece{{i * quarter, data}}, 640), make([]byte, 600)...)
+		sent, got = append(sent, small), r.Take(got, small, client)
+	}
+	if len(got) != 4 || !slices.EqualFunc(got, sent, bytes.Equal) {
+		t.Errorf("four quarters are seen as %d datagrams", len(got))
+	}
+	// A client's address whose first connection is forgotten is that of its second.
+	r = NewRelay(d)
+	other := netip.MustParseAddrPort("192.0.2.8:1")
+	from := func(i int) netip.AddrPort { return netip.AddrPortFrom(client.Addr(), uint16(i)) }
+	half := func(i int) []byte {
+		return marked(d, []byte{byte(i), byte(i >> 8), 9, 9, 9, 9, 9, 9}, 300, make([]byte, 900))
+	}
+	r.Take(nil, half(0), other)
+	r.Take(nil, half(1), other)
+	for i := range maxFlows - 1 {
+		r.Take(nil, half(2+i), from(i))
+	}
+	if r.flows[other] == nil {
+		t.Error("the second connection is forgotten with the first")
+	}
+}
+
+// TestRecent: the last ones are remembered, and so many, however often one is added.
+func TestRecent(t *testing.T) {
+	r := newRecent(3)
+	for _, s := range []string{"a", "b", "b", "b", "c", "b"} {
+		r.add(s)
+	}
+	if len(r.has) != 3 || !r.has["a"] {
+		t.Errorf("%v of three", r.has)
+	}
+	for _, s := range []string{"d", "d", "e", "c"} {
+		r.add(s)
+	}
+	if len(r.has) != 3 || !r.has["c"] || !r.has["d"] || !r.has["e"] {
+		t.Errorf("%v are the last three", r.has)
+	}
+}
+
+// TestRoom: whatever else is in a client's packets, a relay sees its ClientHello, or nothing
+// yet, and never the shown one.
+func TestRoom(t *testing.T) {
+	d := NewDisguise([32]byte{1})
+	hello := helloOf(t, "a.example", likeQUICGos(testRandom()))
+	plainly, dropped := 0, 0
+	for n := range 400 { // a Retry's token, of any length
+		p := Packet{To: testID, NumberLen: 2, Token: make([]byte, n)}
+		c, r := NewClient([32]byte{byte(n), byte(n >> 8)}, d), NewRelay(d)
+		var out, got [][]byte
+		for _, datagram := range flightOf(p, hello) {
+			out = append(out, c.Out(datagram)...)
+		}
+		for _, datagram := range out {
+			got = r.Take(got, datagram, client)
+		}
+		if !bytes.Equal(said(t, testID, got), hello) {
+			t.Fatalf("with a token of %d bytes the relay sees another ClientHello", n)
+		}
+		if bytes.Equal(said(t, testID, out), hello) {
+			plainly++
+		}
+	}
+	if plainly == 0 || plainly == 400 {
+		t.Errorf("%d of 400 are sent as they are", plainly)
+	}
+	for n := range 100 { // ACKs beside what is sent again
+		c, _, plain, _ := dressed(t, d, byte(n))
+		k, _ := KeysOf(testID)
+		p, _, err := k.Open(plain[0], -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ack := &Frame{Type: Ack, Ranges: []Range{{400, 400}}}
+		for i := range uint64(n) {
+			ack.Ranges = append(ack.Ranges, Range{398 - 2*i, 398 - 2*i})
+		}
+		p.Number = 2
+		p.Frames = appendCrypto(appendAck(nil, ack), 0, make([]byte, 500))
+		p.Frames = append(p.Frames, make([]byte, 1250-p.Overhead()-len(p.Frames))...)
+		out := c.Out(k.Seal(nil, &p))
+		if len(out) == 0 {
+			dropped++
+		} else if got := NewRelay(d).Take(nil, out[0], client); got != nil {
+			t.Fatalf("beside an ACK of %d ranges a half is seen as it is", n+1)
+		}
+	}
+	if dropped == 0 || dropped == 100 {
+		t.Errorf("%d of 100 are not sent", dropped)
+	}
+}
+
+// TestRetryInDisguise: after a Retry the same ClientHello is shown (RFC 9000, section 17.2.5.2).
+func TestRetryInDisguise(t *testing.T) {
+	d := NewDisguise([32]byte{1})
+	c, flight, plain, hello := dressed(t, d, 1)
+	c.Out(renumbered(t, plain[0], 2)) // the second half is next
+	id, r := []byte{5, 5, 5, 5}, NewRelay(d)
+	var again, got [][]byte
+	for _, datagram := range flightOf(Packet{To: id, Token: []byte("a token"), Number: 3, NumberLen: 2}, hello) {
+		again = append(again, c.Out(datagram)...)
+	}
+	if !bytes.Equal(said(t, id, again), said(t, testID, flight)) {
+		t.Error("another ClientHello is shown")
+	}
+	if front := said(t, id, again[:1]); front[0] != 1 {
+		t.Error("its front is not in the first datagram")
+	}
+	for _, datagram := range append(flight, again...) {
+		got = r.Take(got, datagram, client)
+	}
+	if len(got) != 4 || !bytes.Equal(said(t, id, got[2:]), hello) {
+		t.Error("the relay does not see the client's")
+	}
+}
+
+// showing is a ClientHello with a payload of somebody who knows S.
+func showing(d *Disguise, payload []byte) []byte {
+	shown, at := chromium(make([]byte, 32), []byte("a.example"), make([]byte, hybridLen), payloads[3], testRandom())
+	plain := append(bytes.Clone(payload), make([]byte, at.len()-tagLen-len(payload))...)
+	d.seal.Seal(at.of(shown)[:0], shown[randomAt:randomAt+sealedNonce], plain, around(shown, at))
+	return shown
+}
+
+// TestTakeOdd: what who knows S hides has to be a ClientHello's rest, in its place.
+func TestTakeOdd(t *testing.T) {
+	d := NewDisguise([32]byte{1})
+	rest := make([]byte, 300)
+	for name, c := range map[string]struct {
+		payload []byte
+		want    bool
+	}{
+		"good":          {pack([]byte{0, 50, 0, 100, 255, 255}, rest), true},
+		"one in other":  {pack([]byte{0, 50, 0, 51, 255, 255}, rest), false},
+		"behind it all": {pack([]byte{0, 50, 255, 0, 255, 255}, rest), false},
+		"a bomb":        {pack([]byte{0, 50, 0, 100, 255, 255}, make([]byte, 20*maxRest)), false},
+		"no DEFLATE":    {bytes.Repeat([]byte{255}, 100), false},
+	} {
+		if _, ok := d.take(showing(d, c.payload)); ok != c.want {
+			t.Errorf("%s: %t", name, ok)
+		}
+	}
 }
 
 // FuzzTake: no ClientHello is too odd.
@@ -507,11 +714,8 @@ func FuzzTake(f *testing.F) {
 	f.Add(d.put(hello, r), false)
 	f.Add([]byte("\x00\x06\x00\x50\x00\x60"), true)
 	f.Fuzz(func(t *testing.T, b []byte, sealed bool) {
-		if sealed && len(b) <= payloads[3]-tagLen { // of somebody who knows S
-			shown, at := chromium(make([]byte, 32), []byte("a.example"), make([]byte, hybridLen), payloads[3], testRandom())
-			plain := append(bytes.Clone(b), make([]byte, at.len()-tagLen-len(b))...)
-			d.seal.Seal(at.of(shown)[:0], shown[randomAt:randomAt+sealedNonce], plain, around(shown, at))
-			b = shown
+		if sealed && len(b) <= payloads[3]-tagLen {
+			b = showing(d, b)
 		}
 		if got, ok := d.take(b); ok && len(got) > maxRest+randomLen+hybridLen+keyLen+len(b) {
 			t.Errorf("%d bytes become %d", len(b), len(got))

@@ -66,7 +66,6 @@ type arriving struct {
 	from    netip.AddrPort
 	id      string // that keys are made of
 	up      *Keys
-	largest int64
 	shown   []byte // what has come, with gaps
 	have    []bool
 	waiting []waiting
@@ -135,8 +134,7 @@ func (r *Relay) open(datagram []byte, from netip.AddrPort) (a *arriving, w waiti
 	w.datagram = datagram
 	var err error
 	if a = r.flows[from]; a != nil {
-		if w.packet, w.rest, err = a.up.Open(datagram, a.largest); err == nil {
-			a.largest = max(a.largest, int64(w.packet.Number))
+		if w.packet, w.rest, err = a.up.Open(datagram, -1); err == nil { // a dial's numbers are small
 			return a, w, true
 		}
 	}
@@ -144,9 +142,8 @@ func (r *Relay) open(datagram []byte, from netip.AddrPort) (a *arriving, w waiti
 	if !ok {
 		return nil, w, false
 	}
-	a = &arriving{from: from, id: string(id), up: clientKeys(id), largest: -1}
+	a = &arriving{from: from, id: string(id), up: clientKeys(id)}
 	w.packet, w.rest, err = a.up.Open(datagram, -1)
-	a.largest = int64(w.packet.Number)
 	return a, w, err == nil
 }
 
