@@ -1,7 +1,6 @@
 package quic
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -89,11 +88,6 @@ func (i *initials) Read(b []byte) (int, error) {
 
 // take is a taker: it puts what a server acknowledges into the client's count.
 func (i *initials) take(dst [][]byte, datagram []byte, _ net.Addr) [][]byte {
-	i.in(datagram)
-	return append(dst, datagram)
-}
-
-func (i *initials) in(datagram []byte) {
 	if len(datagram) > 0 && datagram[0]&0x80 != 0 { // a long header: of the handshake
 		now := time.Now().UnixNano()
 		if i.answers.Add(1) == 1 {
@@ -102,6 +96,7 @@ func (i *initials) in(datagram []byte) {
 		i.last.Store(now)
 	}
 	i.In(datagram)
+	return append(dst, datagram)
 }
 
 // send sends what takes the place of a datagram.
@@ -123,7 +118,7 @@ type browserSocket struct {
 
 // plainBrowserSocket is the like on a socket that is not the system's.
 type plainBrowserSocket struct {
-	net.PacketConn
+	*single
 	*initials
 }
 
@@ -131,7 +126,7 @@ func newBrowserSocket(c net.PacketConn, i *initials, heard *atomic.Bool) net.Pac
 	if udp, ok := c.(*net.UDPConn); ok {
 		return browserSocket{newPatientSocket(udp, heard, i.take), i}
 	}
-	return plainBrowserSocket{c, i}
+	return plainBrowserSocket{&single{PacketConn: c, take: i.take}, i}
 }
 
 func (b browserSocket) WriteMsgUDP(p, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
@@ -150,16 +145,8 @@ func (b browserSocket) WriteTo(p []byte, addr net.Addr) (int, error) {
 	return writeTo(b.patientSocket, b.initials, p, addr)
 }
 
-func (b browserSocket) ReadFrom(p []byte) (int, net.Addr, error) {
-	return readFrom(b.patientSocket, b.initials, p)
-}
-
 func (b plainBrowserSocket) WriteTo(p []byte, addr net.Addr) (int, error) {
 	return writeTo(b.PacketConn, b.initials, p, addr)
-}
-
-func (b plainBrowserSocket) ReadFrom(p []byte) (int, net.Addr, error) {
-	return readFrom(b.PacketConn, b.initials, p)
 }
 
 func writeTo(c net.PacketConn, i *initials, p []byte, addr net.Addr) (int, error) {
@@ -167,12 +154,6 @@ func writeTo(c net.PacketConn, i *initials, p []byte, addr net.Addr) (int, error
 		_, err := c.WriteTo(d, addr)
 		return err
 	})
-}
-
-func readFrom(c net.PacketConn, i *initials, p []byte) (int, net.Addr, error) {
-	n, addr, err := c.ReadFrom(p)
-	i.in(p[:max(n, 0)])
-	return n, addr, err
 }
 
 // newSiteSocket is a relay's socket in the HTTP/3 form: clients' ClientHellos are taken out of
@@ -189,27 +170,5 @@ func newSiteSocket(c net.PacketConn, d *initial.Disguise) net.PacketConn {
 	if udp, ok := c.(*net.UDPConn); ok {
 		return newPatientSocket(udp, nil, take)
 	}
-	return &plainSiteSocket{PacketConn: c, take: take}
-}
-
-// plainSiteSocket is the like on a socket that is not the system's.
-type plainSiteSocket struct {
-	net.PacketConn
-	take taker
-
-	out  [][]byte // of the one reader, what is to be handed out next
-	from net.Addr
-}
-
-func (s *plainSiteSocket) ReadFrom(p []byte) (int, net.Addr, error) {
-	for len(s.out) == 0 {
-		n, from, err := s.PacketConn.ReadFrom(p)
-		if err != nil {
-			return n, from, err
-		}
-		s.out, s.from = s.take(nil, bytes.Clone(p[:n]), from), from
-	}
-	n := copy(p, s.out[0])
-	s.out = s.out[1:]
-	return n, s.from, nil
+	return &single{PacketConn: c, take: take}
 }

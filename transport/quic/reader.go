@@ -33,11 +33,12 @@ type reader struct {
 	scratch [4][]byte
 }
 
-// taker appends what is to be seen of a datagram, which it may change where it lies, as one or several, or
-// not at all. What it appends is read before it is called again.
+// taker appends what is to be seen of a datagram, which it may change where it lies: nothing, one,
+// or several. What it appends is read before it is called again.
 type taker func(dst [][]byte, datagram []byte, from net.Addr) [][]byte
 
-// newReader returns a reader that hands out what take makes of each datagram. size is the longest datagram, in bytes, where none are joined.
+// newReader returns a reader that hands out what take makes of each datagram. size is the
+// longest datagram, in bytes, where none are joined.
 func newReader(c *net.UDPConn, size int, take taker) *reader {
 	n := batchSize
 	if joins(c) {
@@ -82,7 +83,7 @@ func (r *reader) ReadBatch(ms []ipv4.Message, flags int) (n int, err error) {
 func (r *reader) begin() {
 	m := &r.came[0]
 	r.rest = m.Buffers[0][:m.N]
-	r.size = max(joinedOf(m.OOB[:m.NN], m.N), 1)
+	r.size = joinedOf(m.OOB[:m.NN], m.N)
 }
 
 // next takes off the first datagram.
@@ -95,4 +96,31 @@ func (r *reader) next() []byte {
 		}
 	}
 	return datagram
+}
+
+// single reads datagrams one by one, from any socket, and hands out what take makes of each.
+type single struct {
+	net.PacketConn
+	take taker
+
+	in      []byte // scratch of the one goroutine that reads
+	out     [][]byte
+	from    net.Addr
+	scratch [4][]byte
+}
+
+func (s *single) ReadFrom(b []byte) (int, net.Addr, error) {
+	if s.in == nil {
+		s.in = make([]byte, maxDatagram)
+	}
+	for len(s.out) == 0 {
+		n, from, err := s.PacketConn.ReadFrom(s.in)
+		if err != nil {
+			return 0, from, err
+		}
+		s.out, s.from = s.take(s.scratch[:0], s.in[:n], from), from
+	}
+	n := copy(b, s.out[0])
+	s.out = s.out[1:]
+	return n, s.from, nil
 }

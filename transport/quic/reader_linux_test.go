@@ -53,8 +53,9 @@ func TestJoined(t *testing.T) {
 			if len(r.in) != joinedBatch {
 				t.Skip("this kernel joins no datagrams")
 			}
+			tellMarks(t, to)
 			var all []byte
-			for i := range byte(16) {
+			for i := range byte(53) { // near to what a datagram of IP can be
 				all = append(all, bytes.Repeat([]byte{i}, 1200)...)
 			}
 			all = all[:len(all)-1193]
@@ -71,6 +72,9 @@ func TestJoined(t *testing.T) {
 					if want := min(1200, len(all)-len(got)); m.N != want || m.Addr.String() != from.LocalAddr().String() {
 						t.Errorf("%d bytes from %v, want %d", m.N, m.Addr, want)
 					}
+					if want := 2 * unix.CmsgSpace(4); m.NN != want { // the size, and the mark
+						t.Errorf("%d bytes of control messages, want %d", m.NN, want)
+					}
 					got = append(got, m.Buffers[0][:m.N]...)
 				}
 				to.SetReadDeadline(time.Unix(1, 0)) // the system says no more from now on
@@ -79,6 +83,25 @@ func TestJoined(t *testing.T) {
 				t.Error("other bytes came")
 			}
 		})
+	}
+}
+
+// tellMarks makes a socket tell of ECN marks, as quic-go does.
+func tellMarks(t *testing.T, c *net.UDPConn) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = raw.Control(func(fd uintptr) {
+		v4 := unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVTOS, 1)
+		v6 := unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1)
+		if v4 != nil && v6 != nil {
+			t.Error(v4, v6)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -132,6 +155,9 @@ func TestReader(t *testing.T) {
 			n, err := r.ReadBatch(ms, 0)
 			if err != nil {
 				t.Fatalf("%d are missing: %v", sent, err)
+			}
+			if n == 0 {
+				t.Fatal("nothing was read")
 			}
 			for _, m := range ms[:n] {
 				k := m.Addr.String()

@@ -123,26 +123,12 @@ func passing(err error) bool {
 
 // plainSocket scrambles on any socket, one datagram at a time.
 type plainSocket struct {
-	net.PacketConn
+	*single
 	*scrambler
-	in []byte // of the one reader
 }
 
 func newPlainSocket(c net.PacketConn, s *scrambler) *plainSocket {
-	return &plainSocket{PacketConn: c, scrambler: s, in: make([]byte, maxDatagram)}
-}
-
-// ReadFrom returns the next datagram of somebody who knows S.
-func (p *plainSocket) ReadFrom(b []byte) (int, net.Addr, error) {
-	for {
-		n, addr, err := p.PacketConn.ReadFrom(p.in)
-		if err != nil {
-			return 0, addr, err
-		}
-		if packet := p.open(p.in[:n]); packet != nil && len(packet) <= len(b) {
-			return copy(b, packet), addr, nil
-		}
-	}
+	return &plainSocket{&single{PacketConn: c, take: s.take}, s}
 }
 
 // WriteTo sends one packet.
@@ -170,17 +156,20 @@ func newSocket(c net.PacketConn, s *scrambler) net.PacketConn {
 }
 
 // patientSocket outlives a moment without a route, as scrambler.unsent says, and reads by
-// a reader.
+// a reader, where the system has batches.
 type patientSocket struct {
 	*net.UDPConn
 	*reader
+	plain *single
 	heard *atomic.Bool // nil means true
 }
 
 // newPatientSocket reads what take makes of each datagram.
 func newPatientSocket(c *net.UDPConn, heard *atomic.Bool, take taker) patientSocket {
-	return patientSocket{c, newReader(c, maxPacket, take), heard}
+	return patientSocket{c, newReader(c, maxPacket, take), &single{PacketConn: c, take: take}, heard}
 }
+
+func (p patientSocket) ReadFrom(b []byte) (int, net.Addr, error) { return p.plain.ReadFrom(b) }
 
 func (p patientSocket) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
 	if n, oobn, err = p.UDPConn.WriteMsgUDP(b, oob, addr); err != nil && p.passing(err) {
