@@ -141,3 +141,12 @@ func TestHandshakes(t *testing.T) {
 		t.Errorf("%d of %d are found as they are, and %d when filled", found[0], flows, found[1])
 	}
 }
+
+// TestSpread: filled bursts are of many lengths.
+func TestSpread(t *testing.T) {
+	for burst, least := range map[int]int{100: 100, 1000: 800} {
+		if spread := Fill(4515, burst, draws[2]) - Fill(4515, burst, draws[0]); spread < least {
+			t.Errorf("%d bytes are filled to within %d bytes of the least, want %d", burst, spread, least)
+		}
+	}
+}

@@ -353,46 +353,20 @@ func TestVisitSizes(t *testing.T) {
 	}
 }
 
-// timed is a network whose connections note when they are written to.
-type timed struct {
-	transport.System
-	mu     sync.Mutex
-	writes []time.Time
-	first  []byte // what each write begins with
-}
-
-type timedConn struct {
-	*net.TCPConn
-	n *timed
-}
-
-func (n *timed) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	c, err := n.System.DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	return &timedConn{c.(*net.TCPConn), n}, nil
-}
-
-func (c *timedConn) Write(b []byte) (int, error) {
-	c.n.mu.Lock()
-	c.n.writes, c.n.first = append(c.n.writes, time.Now()), append(c.n.first, b[0])
-	c.n.mu.Unlock()
-	return c.TCPConn.Write(b)
-}
-
 // TestPause: between a client's Finished and its HTTP there is the time that a browser
 // takes, so that a cover answers the one before it hears the other.
 func TestPause(t *testing.T) {
 	r := startRelay(t, goSite(t, nil), nil)
-	n := new(timed)
+	n := new(tap)
 	r.pair(t, r.dialer(t, func(c *DialerConfig) { c.Network = n }))
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.first) < 3 || string(n.first[:3]) != "\x16\x14\x17" { // hello, ChangeCipherSpec and Finished, preface
-		t.Fatalf("writes begin with % x", n.first)
+	for i, typ := range []byte{0x16, 0x14, recordData} { // hello, ChangeCipherSpec and Finished, preface
+		if len(n.writes) <= i || n.writes[i][0] != typ {
+			t.Fatalf("write %d of %d begins otherwise", i, len(n.writes))
+		}
 	}
-	if pause := n.writes[2].Sub(n.writes[1]); pause < leastPause {
+	if pause := n.times[2].Sub(n.times[1]); pause < leastPause {
 		t.Errorf("HTTP begins %v after the Finished", pause)
 	}
 }

@@ -44,12 +44,13 @@ func TestFragments(t *testing.T) {
 	})
 }
 
-// tap is a network that keeps what was written in each call.
+// tap is a network that keeps what was written in each call, and what was read.
 type tap struct {
 	transport.System
 	mu     sync.Mutex
 	writes [][]byte
 	times  []time.Time
+	read   []byte
 }
 
 func (n *tap) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -71,6 +72,14 @@ func (c *tapped) Write(b []byte) (int, error) {
 	c.n.times = append(c.n.times, time.Now())
 	c.n.mu.Unlock()
 	return c.TCPConn.Write(b)
+}
+
+func (c *tapped) Read(b []byte) (int, error) {
+	n, err := c.TCPConn.Read(b)
+	c.n.mu.Lock()
+	c.n.read = append(c.n.read, b[:n]...)
+	c.n.mu.Unlock()
+	return n, err
 }
 
 // hellos returns the writes that carry ClientHellos, and how many of these.

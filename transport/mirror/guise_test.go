@@ -1,12 +1,13 @@
 package mirror
 
 import (
-	"encoding/binary"
+	"bytes"
 	"net"
 	"testing"
 
 	"busel/internal/wire"
 	"busel/obfs/bursts"
+	"busel/obfs/records"
 	"busel/transport"
 )
 
@@ -17,11 +18,7 @@ type spoken struct {
 }
 
 func (s *spoken) Write(b []byte) (int, error) {
-	for rest := b; len(rest) > 0; {
-		n := int(binary.BigEndian.Uint16(rest[3:]))
-		s.records = append(s.records, n)
-		rest = rest[headerLen+n:]
-	}
+	s.records = append(s.records, lengths(b)...)
 	return len(b), nil
 }
 
@@ -125,5 +122,70 @@ func TestGuise(t *testing.T) {
 	write(500)
 	if got := s.length(); got != 5+overhead+len(streamOf(500).Data) {
 		t.Errorf("a relay's record has %d bytes", got)
+	}
+}
+
+// TestGuiseHears: what comes begins another burst, and is counted until the next one.
+func TestGuiseHears(t *testing.T) {
+	g := newGuise()
+	for _, step := range []struct{ says, hears, burst, heard int }{
+		{0, 100, 0, 100},
+		{50, 0, 50, 100},
+		{20, 0, 70, 100},
+		{0, 1000, 0, 1000},
+		{0, 2000, 0, 3000},
+		{5, 10, 0, 10},
+	} {
+		g.says(step.says)
+		g.hears(step.hears)
+		if g.burst != step.burst || g.heard != step.heard {
+			t.Errorf("%+v: the burst has %d bytes after %d", step, g.burst, g.heard)
+		}
+	}
+}
+
+// TestShortOnTheWire: no control frame makes a record that is shorter than a visit's (rule 13), and
+// the client notices that the relay's end has spoken (rule 12).
+func TestShortOnTheWire(t *testing.T) {
+	r := startRelay(t, goSite(t, nil), nil)
+	n := new(tap)
+	client, relay := r.pair(t, r.dialer(t, func(c *DialerConfig) { c.Network = n }))
+	c := client.(*clientCarrier).c
+	send(t, client, relay, 1) // which makes it live
+	sofar := func() (up, down []int) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return lengths(bytes.Join(n.writes, nil)), lengths(n.read)
+	}
+	upBefore, downBefore := sofar()
+	for i := range byte(10) {
+		send(t, client, relay, i)
+		send(t, relay, client, i)
+		c.out.guise.mu.Lock()
+		if c.out.guise.burst != 0 || c.out.guise.heard == 0 {
+			t.Errorf("the burst has %d bytes after %d", c.out.guise.burst, c.out.guise.heard)
+		}
+		c.out.guise.mu.Unlock()
+	}
+	if err := c.out.confirm(); err != nil {
+		t.Fatal(err)
+	}
+	up, down := sofar()
+	up, down = up[len(upBefore):], down[len(downBefore):]
+	if len(up) < 11 || len(down) < 10 {
+		t.Fatalf("records of %v and %v", up, down)
+	}
+	for _, size := range up {
+		if records.Request(size, func(int) int { return 0 }) != size {
+			t.Errorf("the client sends a record of %d bytes", size)
+		}
+	}
+	for _, size := range down {
+		if records.Answer(size, func(int) int { return 0 }) != size {
+			t.Errorf("the relay sends a record of %d bytes", size)
+		}
+	}
+	if last := up[len(up)-1]; last < 62 {
+		t.Errorf("the record that confirms has %d bytes, a request has 62", last)
 	}
 }
