@@ -348,8 +348,8 @@ var (
 	varies = regexp.MustCompile(`^([0-9]|Goodput|bytes ratio|IAT|Pkt Len|JA3C|Plen Bins)`)
 )
 
-// ask asks the observers.
-func (s *seen) ask(ctx context.Context, relay netip.AddrPort) error {
+// look is what the lab says itself.
+func (s *seen) look() {
 	for _, f := range s.flows {
 		s.said["JA4 "+f.ja4()] = true
 		s.said[fmt.Sprintf("hello in %d segments, the first of %d bytes", len(f.hello), f.hello[0])] = true
@@ -362,6 +362,11 @@ func (s *seen) ask(ctx context.Context, relay netip.AddrPort) error {
 			}
 		}
 	}
+}
+
+// ask asks the observers.
+func (s *seen) ask(ctx context.Context, relay netip.AddrPort) error {
+	s.look()
 	out, err := exec.CommandContext(ctx, "ndpiReader", "-v", "2", "-i", s.file).Output()
 	if err != nil {
 		return fmt.Errorf("ndpiReader: %w", err)
